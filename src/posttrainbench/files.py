@@ -27,7 +27,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

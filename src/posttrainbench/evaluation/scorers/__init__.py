@@ -1,0 +1,1 @@
+"""Scorers. Every benchmark has two over the same outputs: `strict` (primary, no known exploit) and `paper`."""
