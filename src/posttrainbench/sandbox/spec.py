@@ -70,6 +70,8 @@ class Result:
         survivors: processes of the sandbox still alive after that; the contract is 0.
         peak_memory_bytes: highest memory of the tree, where it could be measured.
         peak_disk_bytes: highest seen size of the read-write directories, where it was watched.
+        memory_kills: processes killed for memory. As on any machine the largest process goes first and the others live
+            on; `reason` is `memory` only when that ended the command.
     """
 
     returncode: int
@@ -79,6 +81,7 @@ class Result:
     survivors: int
     peak_memory_bytes: int | None = None
     peak_disk_bytes: int | None = None
+    memory_kills: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +132,7 @@ class Backend(Protocol):
     ) -> Result:
         """Run the command and return when, provably, none of its processes is left.
 
-        Must be called from the main thread: the kernel ties "die with parent" to the thread that started the sandbox.
+        Blocks; the sandbox dies with the thread that calls this, because that is how the kernel ties children to parents.
 
         Args:
             spec: what to run.

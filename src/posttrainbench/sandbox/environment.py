@@ -1,0 +1,95 @@
+"""What a program finds inside: the read-only system, its user and environment, and the harness's Python if bound."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HOME = "/home/agent"
+INSIDE_UID = 1000
+DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8"}
+
+_ROOT_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+# Configuration that programs need and that tells nothing of the host. Private keys (/etc/ssl/private) stay out.
+_ETC_BINDS = (
+    "alternatives",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "fonts",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "pki/ca-trust",
+    "pki/tls/certs",
+    "protocols",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+)
+ETC_FILES = {
+    "/etc/passwd": (
+        f"root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{INSIDE_UID}:{INSIDE_UID}:agent:{HOME}:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    ),
+    "/etc/group": f"root:x:0:\nagent:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+    "/etc/hostname": "sandbox\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\n",
+    # The network is empty; an immediate refusal from the loopback is better than a resolver's time-out.
+    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+}
+
+
+def system_arguments() -> list[str]:
+    """bwrap arguments for /usr, the links into it and the harmless part of /etc, all read-only."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_LINKS:
+        path = Path("/", name)
+        if path.is_symlink():
+            arguments += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():  # a system whose /bin is not merged into /usr
+            arguments += ["--ro-bind", str(path), str(path)]
+    for name in _ETC_BINDS:
+        path = Path("/etc", name)
+        if path.exists():
+            arguments += ["--ro-bind", str(path.resolve()), str(path)]
+    if Path("/usr/lib/os-release").exists():
+        arguments += ["--symlink", "../usr/lib/os-release", "/etc/os-release"]
+    return [*arguments, "--symlink", "/proc/mounts", "/etc/mtab"]
+
+
+def python_runtime() -> dict[str, Path]:
+    """Read-only binds with which the harness's own interpreter and packages work inside, at the same paths.
+
+    Covers `sys.executable` with every link on its way, `sys.prefix` (the venv), `sys.base_prefix` (the interpreter) and
+    the `posttrainbench` package; of an editable install the package directory only, not the checkout around it.
+    What lies under /usr is left out, because it is there anyway.
+
+    Returns:
+        Inside path -> host path, for `Spec.ro`.
+    """
+    wanted = [Path(prefix) for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)]
+    wanted += _interpreter_homes(Path(sys.executable))
+    wanted.append(Path(__file__).parent.parent)
+    binds: dict[str, Path] = {}
+    for path in sorted({Path(os.path.abspath(p)) for p in wanted}, key=lambda p: len(p.parts)):  # noqa: PTH100 - keeps links
+        parents = [Path(known) for known in binds] + [Path("/usr")]
+        if not any(path.is_relative_to(parent) for parent in parents):
+            binds[str(path)] = path.resolve()
+    return binds
+
+
+def _interpreter_homes(executable: Path) -> list[Path]:
+    """Installation directories of each link between `executable` and the real file (uv and pyenv chain several)."""
+    homes: list[Path] = []
+    for _ in range(20):
+        folder = executable.parent
+        if folder.name == "bin":
+            homes += [folder.parent, folder.parent.resolve()]
+        if not executable.is_symlink():
+            break
+        executable = Path(os.path.normpath(folder / executable.readlink()))
+    return homes

@@ -1,0 +1,182 @@
+"""Host side of the sandbox's files: checks sources, hands writable ones to the sandbox's user, finds room for caches.
+
+The harness may be root or an ordinary user:
+
+- **root**: sources are bound into a staging directory in a private mount namespace (`launcher.py` does that), because
+  the sandbox's user could not reach those under /root. Writable directories are given to that user. Caches are overlays.
+- **ordinary user**: sources are bound directly. Caches are overlays with bwrap >= 0.11, else copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from posttrainbench.errors import ConfigurationError, InfrastructureError
+
+SANDBOX_UID = 20001  # nobody's; needs no entry in /etc/passwd. Used only when the harness is root
+_STAGES = ("/mnt", "/media", "/srv", "/opt")
+_SCRATCH_PREFIX = "ptb-sandbox-"
+_SYSTEM = frozenset(
+    map(Path, ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"))
+)
+
+
+class Scratch:
+    """A temporary directory that disappears even if the harness is killed: the next one removes it.
+
+    The owner holds a lock on the directory, which the kernel releases with the process.
+    """
+
+    def __init__(self) -> None:
+        """Make the directory, and remove those of harnesses that are dead.
+
+        Raises:
+            InfrastructureError: the temporary directory of this machine cannot be written.
+        """
+        base = Path(tempfile.gettempdir())
+        for path in base.glob(f"{_SCRATCH_PREFIX}*"):
+            _remove_if_stale(path)
+        try:
+            # Named so that others look at it only once it is locked.
+            unlocked = Path(tempfile.mkdtemp(prefix=f".{_SCRATCH_PREFIX}", dir=base))
+            self._lock = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.path = unlocked.rename(base / unlocked.name[1:])
+        except OSError as error:
+            raise InfrastructureError(f"no room for temporary files in {base}: {error.strerror}; set TMPDIR") from error
+
+    def close(self) -> None:
+        """Remove the directory."""
+        _remove(self.path)
+        os.close(self._lock)
+
+
+def _remove_if_stale(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(path)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a tree that an agent may have filled: its directories need not be writable for us."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        for directory, _, _ in os.walk(path):
+            with contextlib.suppress(OSError):
+                Path(directory).chmod(0o700)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def stage_directory() -> str:
+    """Directory that the launcher covers, in its own mount namespace only, with the staging directory."""
+    for name in _STAGES:
+        if Path(name).is_dir():
+            return name
+    raise InfrastructureError(f"none of {', '.join(_STAGES)} exists on this machine: make /mnt")
+
+
+def check_source(inside: str, host: Path, *, writable: bool = False) -> Path:
+    """Resolve a bind's host path and refuse what an agent may have planted or what must never be writable.
+
+    Raises:
+        ConfigurationError: missing, not absolute inside, a link where none may be, or a system directory.
+    """
+    if not inside.startswith("/") or os.path.normpath(inside) != inside or inside == "/":
+        raise ConfigurationError(f"sandbox path {inside!r} must be absolute, in normal form and not /")
+    host = Path(os.path.abspath(host))  # noqa: PTH100 - links are looked at below
+    for path in (host, *host.parents):
+        try:
+            status = path.lstat()
+        except OSError as error:
+            raise ConfigurationError(f"sandbox source {host} for {inside}: {error.strerror}") from error
+        # A link made by an agent of an earlier run could lead to any file of the host.
+        planted = os.geteuid() == 0 and status.st_uid == SANDBOX_UID
+        if stat.S_ISLNK(status.st_mode) and (planted or (writable and path == host)):
+            raise ConfigurationError(f"sandbox source {host} for {inside}: {path} is a symbolic link; remove it")
+    real = host.resolve()
+    if writable and not real.is_dir():
+        raise ConfigurationError(f"sandbox source {host} for {inside} must be a directory")
+    if writable and (real in _SYSTEM or real == Path.home()):
+        raise ConfigurationError(f"sandbox source {host} for {inside}: a system directory cannot be made writable")
+    return real
+
+
+def give_to_sandbox(root: Path, uid: int) -> None:
+    """Make `uid` the owner of a tree, without following links.
+
+    Files with several names stay as they are: the other name may be outside, in a model cache for example, and would
+    become writable with it.
+    """
+    for _, _, names, descriptor in os.fwalk(root, follow_symlinks=False):
+        if os.fstat(descriptor).st_uid != uid:
+            os.chown(descriptor, uid, uid)
+        for name in names:  # directories come as roots of their own
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                if status.st_uid != uid and status.st_nlink == 1:
+                    os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+        for name in _links_among_directories(descriptor):
+            os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+
+
+def _links_among_directories(descriptor: int) -> list[str]:
+    """Links to directories; os.fwalk lists them as directories and does not enter them."""
+    with os.scandir(descriptor) as entries:
+        return [entry.name for entry in entries if entry.is_symlink()]
+
+
+def overlay_layers(scratch: Scratch, caches: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """Directories for one overlay per cache."""
+    layers = {}
+    for index, (inside, lower) in enumerate(caches.items()):
+        layer = {"lowerdir": str(lower)}
+        for kind in ("upper", "work"):
+            path = scratch.path / f"{kind}{index}"
+            path.mkdir()
+            layer[f"{kind}dir"] = str(path)
+        layers[inside] = layer
+    return layers
+
+
+def copy_caches(scratch: Scratch, caches: Mapping[str, Path]) -> dict[str, Path]:
+    """A copy of each cache, for machines without a usable overlay.
+
+    Raises:
+        InfrastructureError: no room, or unreadable files.
+    """
+    copies = {}
+    for index, (inside, lower) in enumerate(caches.items()):
+        target = scratch.path / f"copy{index}"
+        try:
+            shutil.copytree(lower, target, symlinks=True)
+        except (OSError, shutil.Error) as error:
+            raise InfrastructureError(f"cannot copy the cache {lower} to {target}: {error}; set TMPDIR") from error
+        copies[inside] = target
+    return copies
+
+
+def can_overlay(lower: Path) -> bool:
+    """May an ordinary user put an overlay over this tree?
+
+    Each file must have our uid and gid: a foreign uid gives EACCES, a foreign gid EOVERFLOW on the first change.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    for _, directories, files, descriptor in os.fwalk(lower, follow_symlinks=False):
+        for name in [*directories, *files]:
+            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if status.st_uid != uid or status.st_gid != gid:
+                return False
+    status = lower.stat()
+    return status.st_uid == uid and status.st_gid == gid
