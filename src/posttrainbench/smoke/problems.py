@@ -30,7 +30,7 @@ TEST_SEED = 20_260_308
 NGRAM = 8
 """Words in a row that count as a copy; the same length as the contamination detector's."""
 
-MAX_RESULT = 24
+MAX_RESULT = 50
 """No number in a problem or its solution is above this: a tiny model learns so few facts by heart."""
 
 # fmt: off
@@ -144,6 +144,7 @@ class _Scene:
     friend: str
     other: str
     thing: str
+    spare: str
     kind: str
     places: list[str]
     times: list[str]
@@ -160,6 +161,7 @@ class _Scene:
             friend=self.friend,
             other=self.other,
             thing=self.thing,
+            spare=self.spare,
             kind=self.kind,
             day=self.day,
             holder=self.holder,
@@ -186,15 +188,17 @@ class _Scene:
 def draw(rng: random.Random) -> Problem:
     """Draws one problem, without looking at the test items."""
     who, friend, other = rng.sample(NAMES, 3)
+    thing, spare = rng.sample(THINGS, 2)
     scene = _Scene(
         rng=rng,
         who=who,
         friend=friend,
         other=other,
-        thing=rng.choice(THINGS),
+        thing=thing,
+        spare=spare,
         kind=rng.choice(KINDS),
-        places=rng.sample(PLACES, 4),
-        times=sorted(rng.sample(TIMES, 4), key=TIMES.index),
+        places=rng.sample(PLACES, 5),
+        times=sorted(rng.sample(TIMES, 5), key=TIMES.index),
         end=rng.choice(ENDS),
         day=rng.choice(DAYS),
         holder=rng.choice(HOLDERS),
@@ -253,26 +257,38 @@ def _ask(s: _Scene) -> None:
     )
 
 
+def _aside(s: _Scene) -> None:
+    """Now and then tells a number that nobody asks for."""
+    if s.rng.random() < 0.25:
+        s.say(
+            "There were {n} {spare} at the {place}.",
+            "{when} {other} saw {n} {spare} at the {place}.",
+            n=s.rng.randint(2, 40),
+        )
+
+
 def _sum(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 12), s.rng.randint(2, 9)
+    a, b = s.rng.randint(3, 30), s.rng.randint(2, 20)
     _begin(s, a)
+    _aside(s)
     _gain(s, b)
     s.add(a, b)
     _ask(s)
 
 
 def _difference(s: _Scene) -> None:
-    a = s.rng.randint(5, 20)
-    b = s.rng.randint(2, min(9, a - 1))
+    a = s.rng.randint(8, 50)
+    b = s.rng.randint(2, min(24, a - 1))
     _begin(s, a)
+    _aside(s)
     _loss(s, b)
     s.subtract(a, b)
     _ask(s)
 
 
 def _sum_and_difference(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 12), s.rng.randint(2, 9)
-    c = s.rng.randint(2, min(9, a + b - 1))
+    a, b = s.rng.randint(3, 30), s.rng.randint(2, 20)
+    c = s.rng.randint(2, min(24, a + b - 1))
     _begin(s, a)
     _gain(s, b)
     _loss(s, c)
@@ -280,41 +296,57 @@ def _sum_and_difference(s: _Scene) -> None:
     _ask(s)
 
 
-def _product(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 6), s.rng.randint(2, 4)
+def _holders(s: _Scene, a: int, b: int) -> None:
     s.say(
         "On {day} {who} had {a} {kind} {holder}s at the {place}.",
         "{who} and {other} took {a} {kind} {holder}s to the {place} on {day}.",
         "{when} {who} stood at the {place} with {other} and {a} {kind} {holder}s.",
         a=a,
     )
+    s.kind = s.rng.choice(KINDS)  # from here on, of the things
     s.say(
-        "{when} {friend} put {b} {thing} from the {place} in each {holder} of {who}.",
-        "{when} each {holder} got {b} {thing} that {friend} had brought from the {place}.",
-        "Each {holder} held {b} {thing} {when} for {friend} at the {place}.",
+        "{when} {friend} put {b} {kind} {thing} from the {place} in each {holder} of {who}.",
+        "{when} each {holder} got {b} {kind} {thing} that {friend} had brought from the {place}.",
+        "Each {holder} held {b} {kind} {thing} {when} for {friend} at the {place}.",
         b=b,
     )
+
+
+def _product(s: _Scene) -> None:
+    a, b = s.rng.randint(2, 8), s.rng.randint(2, 6)
+    _holders(s, a, b)
+    _aside(s)
     s.multiply(a, b)
     s.say(
         "{end} how many {thing} did {who} have in all the {holder}s?",
-        "How many {thing} were {end} in the {kind} {holder}s of {who}?",
+        "How many {kind} {thing} were {end} in the {holder}s of {who}?",
     )
 
 
+def _product_and_difference(s: _Scene) -> None:
+    a, b = s.rng.randint(2, 8), s.rng.randint(2, 6)
+    c = s.rng.randint(2, min(20, a * b - 1))
+    _holders(s, a, b)
+    _loss(s, c)
+    s.subtract(s.multiply(a, b), c)
+    _ask(s)
+
+
 def _comparison(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 12), s.rng.randint(2, 9)
+    a = s.rng.randint(3, 30)
+    b = s.rng.randint(2, 20)
     s.say(
         "On {day} {friend} had {a} {kind} {thing} at the {place}.",
         "{friend} and {other} were at the {place}, where {friend} had {a} {kind} {thing}.",
         "{when} there were {a} {kind} {thing} in the {holder} of {friend} at the {place}.",
         a=a,
     )
+    _aside(s)
     more = b >= a or s.rng.random() < 0.5
+    than = ("more" if more else "fewer") + " than {friend}"
     s.say(
-        "{when} {who} came from the {place} with {b} {kind} {thing} "
-        + ("more" if more else "fewer")
-        + " than {friend}.",
-        "At the {place} {who} had {b} {thing} " + ("more" if more else "fewer") + " than {friend} {when}.",
+        "{when} {who} came from the {place} with {b} {kind} {thing} " + than + ".",
+        "At the {place} {who} had {b} {thing} " + than + " {when}.",
         b=b,
     )
     _ = s.add(a, b) if more else s.subtract(a, b)
@@ -326,11 +358,12 @@ def _comparison(s: _Scene) -> None:
 
 
 _PLOTS: dict[Callable[[_Scene], None], int] = {
-    _sum: 3,
-    _difference: 3,
-    _sum_and_difference: 2,
+    _sum: 2,
+    _difference: 2,
+    _sum_and_difference: 3,
     _product: 2,
-    _comparison: 2,
+    _product_and_difference: 2,
+    _comparison: 3,
 }
 """The kinds of problem and how often each comes."""
 
