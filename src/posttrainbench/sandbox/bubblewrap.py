@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from posttrainbench.errors import ConfigurationError
-from posttrainbench.sandbox import command, staging
+from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.sandbox import command, processes, staging
 from posttrainbench.sandbox.gpu import gpu_indices
 from posttrainbench.sandbox.limits import Group, Means, find_means
 from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Spec
@@ -49,7 +49,10 @@ class Bubblewrap:
         if self._forced_overlay is not None:
             return self._forced_overlay
         if self._uid is None:
-            return command.find_bwrap().overlays
+            try:
+                return command.find_bwrap().overlays
+            except InfrastructureError:
+                return False  # `preflight` and `run` report it
         return "overlay" in Path("/proc/filesystems").read_text().split()
 
     def capabilities(self) -> Capabilities:
@@ -128,7 +131,7 @@ class Bubblewrap:
         """RLIMIT_NPROC where no control group counts processes. It counts all those of the user, so those come on top."""
         if limits.processes is None or self.means.processes != "rlimit":
             return None
-        return limits.processes + _tasks_of(os.geteuid() if self._uid is None else self._uid)
+        return limits.processes + processes.tasks_of(os.geteuid() if self._uid is None else self._uid)
 
 
 def _check(spec: Spec) -> None:
@@ -138,14 +141,3 @@ def _check(spec: Spec) -> None:
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
         raise ConfigurationError(f"sandbox path {min(twice)} is bound twice: choose one of ro, rw and caches")
-
-
-def _tasks_of(uid: int) -> int:
-    """Threads that a user has on this machine."""
-    total = 0
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if entry.stat().st_uid == uid:
-                    total += sum(1 for _ in os.scandir(f"{entry.path}/task"))
-    return total

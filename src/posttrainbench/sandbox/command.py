@@ -59,7 +59,7 @@ def _inspect(path: str) -> Bwrap:
             for option in ("--version", "--help")
         ]
     except (OSError, subprocess.SubprocessError) as error:
-        raise InfrastructureError(f"{path} does not run: {error}; reinstall bubblewrap") from error
+        raise InfrastructureError(f"{path} does not run ({error}): apt-get install --reinstall bubblewrap") from error
     numbers = re.findall(r"\d+", answers[0])
     return Bwrap(path, tuple(map(int, numbers)), frozenset(re.findall(r"--[a-z0-9-]+", answers[1])))
 

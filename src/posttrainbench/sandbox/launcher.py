@@ -9,7 +9,8 @@ never run as root: its sandbox could remount /usr read-write and write to the ho
 processes that use this namespace.
 """
 
-# ruff: noqa: PTH - pathlib would be most of this program's start-up time
+# ruff: noqa: PTH102, PTH123
+# pathlib would be most of the time that this program takes to start.
 
 import ctypes
 import json

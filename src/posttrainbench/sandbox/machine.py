@@ -22,7 +22,8 @@ def preflight(backend: Backend) -> list[Check]:
     try:
         bwrap = command.find_bwrap()
     except InfrastructureError as error:
-        return [Check(name="bubblewrap", ok=False, detail=str(error), fix="apt-get install bubblewrap")]
+        detail, _, fix = str(error).rpartition(": ")
+        return [Check(name="bubblewrap", ok=False, detail=detail, fix=fix)]
     version = ".".join(map(str, bwrap.version))
     checks = [
         Check(

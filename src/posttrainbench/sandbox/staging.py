@@ -108,7 +108,8 @@ def check_source(inside: str, host: Path, *, writable: bool = False) -> Path:
     real = host.resolve()
     if writable and not real.is_dir():
         raise ConfigurationError(f"sandbox source {host} for {inside} must be a directory")
-    if writable and (real in _SYSTEM or real == Path.home()):
+    # Not Path.home(): it raises for a user without a home.
+    if writable and (real in _SYSTEM or str(real) == os.path.realpath(os.path.expanduser("~"))):  # noqa: PTH111
         raise ConfigurationError(f"sandbox source {host} for {inside}: a system directory cannot be made writable")
     return real
 

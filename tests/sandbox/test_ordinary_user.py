@@ -1,0 +1,91 @@
+"""The harness as an ordinary user: the usual case on a researcher's machine, tried from a root test by a child process.
+
+Uses the system's Python, because the one that runs the tests may lie where only root can go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import posttrainbench
+
+UID = 20077  # needs no account
+PYTHON = "/usr/bin/python3"
+
+SCRIPT = """
+import json, sys, tempfile
+from pathlib import Path
+from posttrainbench.sandbox import Limits, Spec, get_backend, python_runtime
+from posttrainbench.sandbox.probes import probe
+base = Path(sys.argv[1])
+for name in ("work", "cache"): (base / name).mkdir()
+(base / "cache" / "f").write_text("cached")
+backend = get_backend()
+output = bytearray()
+result = backend.run(
+    Spec(
+        argv=[sys.executable, "-c", "import os,posttrainbench;print(os.getuid());open('f','a').write('!');"
+              "print(open('f').read());open('/w/made','w').write('x');raise SystemExit(5)"],
+        cwd="/c", ro=python_runtime(), rw={"/w": base / "work"}, caches={"/c": base / "cache"},
+        limits=Limits(wall_s=20, memory_bytes=300 << 20),
+    ),
+    on_output=output.extend,
+)
+print(json.dumps({
+    "returncode": result.returncode, "reason": result.reason, "survivors": result.survivors, "output": output.decode(),
+    "cache": (base / "cache" / "f").read_text(), "owner": (base / "work" / "made").stat().st_uid,
+    "broken": [check.name + ": " + check.detail for check in probe(backend) if not check.ok],
+    "left": [p.name for p in Path(tempfile.gettempdir()).iterdir()],
+}))
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory of the user's; pytest's own ones are for root only."""
+    path = Path(tempfile.mkdtemp(prefix="ptb-test-", dir="/tmp"))
+    path.chmod(0o755)
+    for name in ("tmp", "base"):
+        (path / name).mkdir()
+        if os.geteuid() == 0:
+            os.chown(path / name, UID, UID)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def as_user(place: Path) -> list[str]:
+    if os.geteuid() != 0:
+        pytest.skip("all other tests ran as an ordinary user already")
+    source = Path(posttrainbench.__file__).parent.parent
+    prefix = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "env", "-i"]
+    prefix += ["PATH=/usr/bin:/bin", f"PYTHONPATH={source}", f"TMPDIR={place}/tmp", PYTHON]
+    check = "import sys, posttrainbench.sandbox; raise SystemExit(sys.version_info < (3, 11))"
+    if subprocess.run([*prefix, "-c", check], capture_output=True, check=False).returncode != 0:
+        pytest.skip(f"{PYTHON} is too old, or an ordinary user cannot read {source}")
+    return prefix
+
+
+def test_whole_contract(as_user: list[str], place: Path, backend: object) -> None:
+    answer = subprocess.run(
+        [*as_user, "-c", SCRIPT, str(place / "base")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout) == {
+        "returncode": 5,
+        "reason": "exit",
+        "survivors": 0,
+        "output": "1000\ncached!\n",
+        "cache": "cached",
+        "owner": UID,
+        "broken": [],
+        "left": [],
+    }

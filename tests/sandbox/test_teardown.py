@@ -1,0 +1,153 @@
+"""Ends: by itself, by deadline, by order, by limit, by the harness's own death. Nothing may survive any of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posttrainbench.sandbox import Limits, command, launcher
+
+DAEMON = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for n in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}: signal.signal(n, signal.SIG_IGN)
+        while True:
+            open('beat', 'a').write('.'); time.sleep(0.01)
+    os._exit(0)
+while not os.path.exists('beat'): time.sleep(0.01)
+"""
+
+
+def silent(heartbeat: Path) -> bool:
+    before = heartbeat.stat().st_size
+    time.sleep(0.1)
+    return before > 0 and heartbeat.stat().st_size == before
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> dict[str, object]:
+    (tmp_path / "work").mkdir()
+    return {"rw": {"/w": tmp_path / "work"}, "cwd": "/w"}
+
+
+def test_daemon_dies_with_the_command(run, work, tmp_path):
+    started = time.monotonic()
+    result, output = run(argv=["/usr/bin/python3", "-c", DAEMON + "print('end'); sys.exit(4)"], **work)
+    assert (result.returncode, result.reason, output) == (4, "exit", "end\n")
+    assert silent(tmp_path / "work" / "beat")
+    assert time.monotonic() - started < 5  # the daemon held the output pipe open
+
+
+def test_deadline_lets_the_agent_save(run, work, tmp_path):
+    script = "trap 'echo saved >saved; exit 3' TERM; while :; do sleep 0.05; done"
+    result, _ = run(script, limits=Limits(wall_s=0.5, grace_s=5), **work)
+    assert (result.returncode, result.reason) == (3, "deadline")
+    assert (tmp_path / "work" / "saved").exists()
+    assert result.wall_s < 3
+
+
+def test_deadline_kills_what_ignores_it(run, work, tmp_path):
+    script = DAEMON + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
+    result, _ = run(argv=["/usr/bin/python3", "-c", script], limits=Limits(wall_s=0.7, grace_s=0.3), **work)
+    assert (result.returncode, result.reason) == (137, "deadline")
+    assert 1.0 <= result.wall_s < 3
+    assert silent(tmp_path / "work" / "beat")
+
+
+def test_many_processes_are_gone_at_once(run, work):
+    script = "trap '' TERM; i=0; while [ $i -lt 200 ]; do sleep 100 & i=$((i+1)); done; echo up; wait; sleep 100"
+    result, output = run(script, limits=Limits(wall_s=1.5, grace_s=0.1), **work)
+    assert output == "up\n"
+    assert result.teardown_s < 1
+
+
+def test_cancelled(run, work):
+    result, _ = run("sleep 100", cancelled=lambda: True, **work)
+    assert (result.reason, result.returncode) == ("cancelled", 143)
+    assert result.wall_s < 2
+
+
+def test_endless_output_does_not_hold_up_the_deadline(run):
+    result, output = run("yes", limits=Limits(wall_s=0.4, grace_s=0))
+    assert result.reason == "deadline"
+    assert len(output) > 100_000
+    assert result.wall_s < 3
+
+
+def test_exception_in_on_output_leaves_nothing(backend, work, tmp_path):
+    from posttrainbench.sandbox import Spec
+
+    def fail(_: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend.run(
+            Spec(argv=["/usr/bin/python3", "-uc", DAEMON + "print(1); time.sleep(100)"], **work), on_output=fail
+        )
+    assert silent(tmp_path / "work" / "beat")
+
+
+def test_harness_killed(work, tmp_path):
+    """SIGKILL gives the harness no chance to tidy up; the kernel has to do it."""
+    harness = (
+        "import sys; from pathlib import Path; from posttrainbench.sandbox import *\n"
+        f"get_backend().run(Spec(argv=['/usr/bin/python3', '-c', {DAEMON + 'time.sleep(100)'!r}],"
+        f" rw={{'/w': Path({str(tmp_path / 'work')!r})}}, cwd='/w'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", harness])
+    heartbeat = tmp_path / "work" / "beat"
+    for _ in range(500):
+        if heartbeat.exists():
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    time.sleep(0.2)
+    assert silent(heartbeat)
+
+
+def test_launcher_stops_if_the_harness_is_gone(tmp_path):
+    """The harness may die before the kernel knows that the launcher should die with it."""
+    plan = command.memory_file(json.dumps({"parent": os.getppid(), "command": ["/bin/echo", "ran"]}).encode())
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-I", "-S", launcher.__file__, str(plan)],
+            pass_fds=[plan],
+            capture_output=True,
+            check=False,
+        )
+    finally:
+        os.close(plan)
+    assert (answer.returncode, answer.stdout) == (launcher.FAILED, b"")
+
+
+def test_gate_stays_shut_without_the_harness():
+    """End of file at the gate means a dead harness: the command must not run."""
+    ours, theirs = socket.socketpair()
+    move = f"import os,sys;os.dup2({theirs.fileno()},{launcher.GATE});os.execv(sys.argv[1],sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", move, *command.gated(["echo", "ran"])],
+        pass_fds=[theirs.fileno()],
+        stdout=subprocess.PIPE,
+    )
+    theirs.close()
+    assert ours.recv(1) == b"\n"
+    ours.close()
+    assert process.communicate()[0] == b""
+    assert process.returncode == 1
+
+
+def test_stopped_processes_are_no_survivors(run):
+    result, _ = run("kill -STOP $$", limits=Limits(wall_s=0.4, grace_s=0.1))
+    assert result.reason == "deadline"
+    assert result.returncode == 128 + signal.SIGKILL
