@@ -53,6 +53,7 @@ class Benchmark:
         items: number of scored items.
         max_tokens: generated tokens per item in the protocol.
         weight: factor of the weighted score within its suite.
+        tools: whether prompts pass tools, which some families render with another template.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Benchmark:
     max_tokens: int
     weight: float
     suite: str
+    tools: bool = False
 
     def builder(self) -> Callable[..., Any]:
         """The function that builds the Inspect task (imports Inspect).

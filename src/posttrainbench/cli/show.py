@@ -1,0 +1,58 @@
+"""`ptb show`: what became of a run, on one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from posttrainbench.cli.audit import print_audit
+from posttrainbench.cli.working import describe_result, run_argument
+from posttrainbench.files import read_json
+from posttrainbench.pipeline.run_dir import STAGES, RunDirectory
+
+
+def _trace_tail(path: Path, count: int) -> list[str]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    rows = [json.loads(line) for line in lines if line.strip()]
+    return [f"  {row['time'][11:19]}  {row['text'][:140]}" for row in rows]
+
+
+@click.command("show")
+@run_argument
+@click.option("--lines", default=8, show_default=True, help="Last lines of the trace to print.")
+@click.option("--json", "as_json", is_flag=True, help="Print result.json (or, unfinished, run.json) instead.")
+def command(run: Path, lines: int, as_json: bool) -> None:
+    """Show RUN: request, stages, result, findings, the end of the trace and where the files are."""
+    directory = RunDirectory.open(run)
+    record = directory.record()
+    if as_json:
+        print(json.dumps(read_json(directory.result_file) if directory.result_file.exists() else record, indent=2))
+        return
+    print(f"run        {record['id']}")
+    print(f"agent      {record['agent']['name']}")
+    print(f"model      {record['base_model']['name']}")
+    print(f"benchmark  {record['benchmark']}, {record['spec']['hours']:g} h, protocol {record['protocol']['version']}")
+    stages = [f"{name} {record['stages'].get(name, {}).get('status', 'pending')}" for name in STAGES]
+    print(f"stages     {', '.join(stages)}")
+    solve = record["stages"].get("solve", {})
+    if "wall_s" in solve:
+        print(f"agent end  {solve['reason']}, status {solve['returncode']}, after {solve['wall_s']:.1f} s")
+    if directory.result_file.exists():
+        print(f"result     {describe_result(directory)}")
+    metrics = directory.evaluation / "metrics.json"
+    if metrics.exists():
+        found = read_json(metrics)
+        for name in ("strict", "paper"):
+            score = found[name]
+            bar = "" if score["stderr"] is None else f" +- {score['stderr']:.4f}"
+            print(f"{name:<10} {score['accuracy']:.4f}{bar} on {found['n']} items")
+    if (directory.audit / "verdict.json").exists():
+        print_audit(directory)
+    tail = _trace_tail(directory.trace, lines)
+    if tail:
+        print("trace:", *tail, sep="\n")
+    print(f"files      {directory.path}")

@@ -1,0 +1,142 @@
+"""Read safetensors files tensor by tensor, without loading a model and without trusting the file.
+
+The format: 8 bytes little-endian header length, a JSON header (name -> dtype, shape, data offsets), then the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# The format's own limit for the header.
+_LARGEST_HEADER = 100_000_000
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+
+Floats = npt.NDArray[np.float32]
+
+
+class BadSafetensors(ValueError):
+    """The file is not what the format allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """Where a tensor lies.
+
+    Attributes:
+        begin: byte offset in the file.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def raw(self) -> npt.NDArray[Any]:
+        """The stored values, memory-mapped, flat; BF16 as its 16-bit pattern."""
+        return np.memmap(self.file, dtype=_NUMPY[self.dtype], mode="r", offset=self.begin, shape=(self.count,))
+
+    def floats(self, start: int, stop: int) -> Floats:
+        """Elements `start` to `stop` (flat) as float32."""
+        return to_float32(self.raw()[start:stop], self.dtype)
+
+
+def to_float32(values: npt.NDArray[Any], dtype: str) -> Floats:
+    """Stored values of a float dtype as float32; a BF16 pattern is the upper half of a float32."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if len(head) < 8:
+            raise BadSafetensors("shorter than its header")
+        (length,) = struct.unpack("<Q", head)
+        if length > min(size - 8, _LARGEST_HEADER):
+            raise BadSafetensors("header longer than the file")
+        try:
+            value = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            raise BadSafetensors("header is not JSON") from None
+    if not isinstance(value, dict):
+        raise BadSafetensors("header is not a JSON object")
+    return value, 8 + length, size
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file.
+
+    Raises:
+        BadSafetensors: anything that the format forbids, overlapping or missing data included.
+    """
+    header, start, size = _header(path)
+    found: dict[str, Tensor] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        except (TypeError, KeyError, ValueError):
+            raise BadSafetensors(f"malformed entry for {name!r}") from None
+        if not whole or dtype not in _BYTES:
+            raise BadSafetensors(f"malformed entry for {name!r}")
+        if end - begin != math.prod(shape) * _BYTES[dtype] or start + end > size:
+            raise BadSafetensors(f"data of {name!r} does not fit its shape or the file")
+        spans.append((begin, end))
+        found[name] = Tensor(file=path, dtype=dtype, shape=shape, begin=start + begin)
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise BadSafetensors("tensors overlap or leave gaps")
+        position = end
+    if start + position != size:
+        raise BadSafetensors("data after the last tensor")
+    return found
+
+
+def read_model(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a model directory, over its shards.
+
+    Raises:
+        BadSafetensors: a bad file, a tensor in two files, or no safetensors file at all.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise BadSafetensors("no safetensors file")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            part = read_file(file)
+        except BadSafetensors as error:
+            raise BadSafetensors(f"{file.name}: {error}") from None
+        twice = tensors.keys() & part.keys()
+        if twice:
+            raise BadSafetensors(f"{file.name}: tensor {min(twice)!r} is in another file too")
+        tensors |= part
+    return tensors
+
+
+def chunks(count: int, size: int = 1 << 22) -> Iterator[tuple[int, int]]:
+    """Ranges that cover `count` elements, `size` at a time (16 MiB as float32)."""
+    for start in range(0, count, size):
+        yield start, min(start + size, count)

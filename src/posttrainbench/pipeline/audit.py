@@ -1,0 +1,44 @@
+"""Stage 4: let the detectors look at what was collected, and write findings and verdict."""
+
+from __future__ import annotations
+
+from posttrainbench.files import read_json, write_json
+from posttrainbench.integrity import Evidence, examine, fuse
+from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.run_dir import now
+
+
+def evidence(context: Context) -> Evidence:
+    """What the detectors may look at."""
+    run = context.run
+    submission = read_json(run.collection_file)["submission"] if run.collection_file.exists() else None
+    return Evidence(
+        base=context.base,
+        instruct=context.instruct,
+        instruct_problem=context.record["base_model"]["instruct_problem"],
+        submission=run.submission if submission is not None and run.submission.is_dir() else None,
+        refused=tuple(submission["refused"]) if submission else (),
+        workspace=run.workspace,
+        manifest=read_json(run.manifest_file),
+        benchmark=context.benchmark.id,
+    )
+
+
+def audit(context: Context) -> None:
+    """Write `audit/findings.json` and `audit/verdict.json`. Nothing that the agent left is executed."""
+    run = context.run
+    context.progress.stage("audit")
+    outcomes = examine(evidence(context))
+    run.audit.mkdir(exist_ok=True)
+    findings = {
+        name: {
+            "problem": outcome.problem,
+            "numbers": dict(outcome.numbers),
+            "findings": [finding.as_json() for finding in outcome.findings],
+        }
+        for name, outcome in outcomes.items()
+    }
+    write_json(run.audit / "findings.json", findings)
+    verdict = fuse(outcomes)
+    write_json(run.audit / "verdict.json", verdict)
+    run.set_stage("audit", status="done", ended=now(), verdict=verdict["verdict"])

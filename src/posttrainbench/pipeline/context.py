@@ -1,0 +1,88 @@
+"""What the stages share: the run's record turned back into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrainbench import catalog
+from posttrainbench.catalog import BaseModel, Benchmark
+from posttrainbench.errors import ConfigurationError
+from posttrainbench.pipeline.progress import Progress, Silent
+from posttrainbench.pipeline.run_dir import RunDirectory
+from posttrainbench.pipeline.spec import RunSpec
+from posttrainbench.sandbox import Backend, get_backend
+from posttrainbench.scaffolds import Agent, parse_agent
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class Context:
+    """One run being worked on.
+
+    Attributes:
+        run: its directory.
+        progress: where to report to.
+        cancelled: polled while a sandbox runs; true ends it.
+    """
+
+    run: RunDirectory
+    progress: Progress = field(default_factory=Silent)
+    cancelled: Callable[[], bool] = _never
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json as it was when first asked for: what `prepare` wrote never changes."""
+        return self.run.record()
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """What was asked for."""
+        return RunSpec.from_json(self.record["spec"])
+
+    @cached_property
+    def agent(self) -> Agent:
+        """The agent, from the catalogue or the user's program."""
+        return parse_agent(f"{self.record['agent']['scaffold']}:{self.record['agent_argument']}")
+
+    @cached_property
+    def model(self) -> BaseModel:
+        """The declared base model."""
+        entry = self.record["base_model"]["entry"]
+        return BaseModel(**{**entry, "aliases": tuple(entry["aliases"])})
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The target."""
+        return catalog.benchmark(self.record["benchmark"])
+
+    @cached_property
+    def base(self) -> Path:
+        """Directory of the base model.
+
+        Raises:
+            ConfigurationError: it is no longer there.
+        """
+        path = Path(self.record["base_model"]["base"])
+        if not (path / "config.json").is_file():
+            raise ConfigurationError(
+                f"the base model is no longer at {path}; put it back and `ptb resume {self.run.path}`"
+            )
+        return path
+
+    @cached_property
+    def instruct(self) -> Path | None:
+        """Directory of the instruct counterpart, if it is known and still there."""
+        value = self.record["base_model"]["instruct"]
+        return Path(value) if value and (Path(value) / "config.json").is_file() else None
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The sandbox that the run was prepared for."""
+        return get_backend(self.record["sandbox"]["backend"])

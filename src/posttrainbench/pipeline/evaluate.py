@@ -1,0 +1,58 @@
+"""Stage 5: score the submission in a fresh sandbox, from trusted code."""
+
+from __future__ import annotations
+
+import shutil
+
+from posttrainbench.errors import SubmissionError
+from posttrainbench.evaluation import EvaluationRequest
+from posttrainbench.files import read_json
+from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.run_dir import now
+from posttrainbench.pipeline.scoring import evaluate_sandboxed, rewrap
+from posttrainbench.workspace.build import template_for
+
+
+def evaluate(context: Context) -> None:
+    """Fill `evaluation/`, or record why there is nothing to score.
+
+    Flagged submissions are scored too: the table shows what the cheating was worth.
+
+    Raises:
+        InfrastructureError: the evaluation itself failed; it can be repeated, and is never turned into a score.
+    """
+    run = context.run
+    context.progress.stage("evaluate")
+    shutil.rmtree(run.evaluation, ignore_errors=True)
+    invalid = read_json(run.audit / "verdict.json")["invalid"]
+    if read_json(run.collection_file)["submission"] is None:
+        run.set_stage("evaluate", status="done", ended=now(), outcome="no_submission")
+        return
+    if invalid:
+        run.set_stage("evaluate", status="done", ended=now(), outcome="unloadable", reason=invalid[0])
+        return
+    model = run.path / ".model"
+    shutil.rmtree(model, ignore_errors=True)
+    try:
+        rewrap(run.submission, context.base, model)
+        request = EvaluationRequest(
+            benchmark=context.benchmark.id,
+            model=str(model),
+            base_model=context.model.name,
+            template=template_for(context.model, context.benchmark),
+            output=str(run.evaluation),
+            seed=context.spec.seed,
+        )
+        metrics = evaluate_sandboxed(
+            request,
+            backend=context.backend,
+            gpus=tuple(context.record["gpus"]),
+            memory_bytes=context.record["limits"]["memory_bytes"],
+            cancelled=context.cancelled,
+        )
+    except SubmissionError as error:
+        run.set_stage("evaluate", status="done", ended=now(), outcome="unloadable", reason=str(error))
+        return
+    finally:
+        shutil.rmtree(model, ignore_errors=True)
+    run.set_stage("evaluate", status="done", ended=now(), outcome="scored", score=metrics["strict"]["accuracy"])

@@ -1,0 +1,59 @@
+"""Stage 6: one file that says how the run went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrainbench.files import read_json, write_json
+from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.run_dir import RunDirectory, now
+
+
+def status_of(outcome: str, verdict: str) -> str:
+    """Status of the cell from how the evaluation and the audit ended. Cheating weighs more than a broken model."""
+    if outcome == "no_submission":
+        return "no_submission"
+    if verdict == "flagged":
+        return "flagged"
+    return outcome
+
+
+def summary(run: RunDirectory) -> dict[str, Any]:
+    """The content of result.json from what the stages recorded."""
+    record = run.record()
+    stages = record["stages"]
+    verdict = read_json(run.audit / "verdict.json")
+    outcome = stages["evaluate"]["outcome"]
+    metrics = read_json(run.evaluation / "metrics.json") if outcome == "scored" else None
+    strict = metrics["strict"] if metrics else {"accuracy": None, "stderr": None}
+    status = status_of(outcome, verdict["verdict"])
+    solve = stages["solve"]
+    return {
+        "format": 1,
+        "id": record["id"],
+        "agent": record["agent"]["name"],
+        "base_model": record["base_model"]["name"],
+        "benchmark": record["benchmark"],
+        "status": status,
+        # the submission's own score; what a table shows for it depends on the status and on the base model's score
+        "score": strict["accuracy"] if status == "scored" else None,
+        "own_score": strict["accuracy"],
+        "stderr": strict["stderr"],
+        "paper_score": metrics["paper"]["accuracy"] if metrics else None,
+        "verdict": verdict["verdict"],
+        "rules": verdict["rules"],
+        "reasons": verdict["reasons"] or ([stages["evaluate"]["reason"]] if "reason" in stages["evaluate"] else []),
+        "agent_exit": {"returncode": solve["returncode"], "reason": solve["reason"]},
+        "wall_s": solve["wall_s"],
+        "hours": record["spec"]["hours"],
+        "protocol": record["protocol"]["version"],
+        "tokens": None,
+        "cost_usd": None,
+    }
+
+
+def finalize(context: Context) -> None:
+    """Write `result.json`."""
+    context.progress.stage("finalize")
+    write_json(context.run.result_file, summary(context.run))
+    context.run.set_stage("finalize", status="done", ended=now())

@@ -1,0 +1,194 @@
+"""Stage 1: check everything that can be checked before any time is spent, then create the run directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from posttrainbench import __version__, catalog, hardware
+from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.files import fsync_directory, write_atomic, write_json
+from posttrainbench.pipeline import protocol
+from posttrainbench.pipeline.models import ResolvedModel, resolve
+from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
+from posttrainbench.pipeline.spec import RunSpec
+from posttrainbench.sandbox import Backend, get_backend
+from posttrainbench.sandbox.probes import probe
+from posttrainbench.scaffolds import launch, parse_agent
+from posttrainbench.workspace import paths, prompt
+
+# Room for traces, logs and the evaluation beside a few copies of the weights.
+_DISK_RESERVE = 96 * 2**20
+_NETWORK = "closed. Nothing outside of this machine can be reached; the machine's own loopback works."
+
+
+def _model_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").lower()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of what runs here, and the git commit of the harness where it runs from a checkout."""
+    record: dict[str, Any] = {"posttrainbench": __version__, "python": sys.version.split()[0], "platform": sys.platform}
+    package = Path(__file__).parent.parent
+    try:
+        # -c safe.directory: a root harness may run from a user's checkout; only two read-only questions are asked
+        git = ["git", "-c", f"safe.directory={package.parent.parent}", "-C", str(package)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "__init__.py"], capture_output=True, timeout=10, check=False
+        )
+        if tracked.returncode == 0:
+            record["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return record
+
+
+def check_sandbox(backend: Backend) -> list[dict[str, Any]]:
+    """Probe the sandbox on this machine.
+
+    Returns:
+        The checks as plain data, to be stored with the run.
+
+    Raises:
+        InfrastructureError: a required property does not hold; names the first one and its fix.
+    """
+    checks = probe(backend)
+    failed = [check for check in checks if check.required and not check.ok]
+    if failed:
+        first = failed[0]
+        more = f" (and {len(failed) - 1} more; see `ptb doctor`)" if len(failed) > 1 else ""
+        fix = f"; {first.fix}" if first.fix else ""
+        raise InfrastructureError(f"the sandbox is not safe on this machine: {first.name}: {first.detail}{fix}{more}")
+    return [asdict(check) for check in checks]
+
+
+def _existing_parent(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_results(root: Path, *, needed: int) -> None:
+    """Make the results directory and see that it can be written and holds `needed` bytes.
+
+    Raises:
+        ConfigurationError: not writable.
+        InfrastructureError: too little space.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"the results directory {root} cannot be made: {error.strerror}") from None
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"the results directory {root} is not writable; choose another with --out")
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise InfrastructureError(
+            f"too little disk space for results in {root}: {free / 2**20:.0f} MiB free, {needed / 2**20:.0f} MiB needed; "
+            "free some or choose another place with --out"
+        )
+
+
+def _limits(spec: RunSpec, machine: hardware.Hardware, free: int) -> dict[str, int]:
+    # The harness itself and the evaluation need some; an agent that takes all would take them down with it.
+    memory = int(spec.memory_gib * 2**30) if spec.memory_gib else max(2**30, int(machine.memory_bytes * 0.9) - 2**30)
+    disk = int(spec.disk_gib * 2**30) if spec.disk_gib else max(2**26, int(free * 0.8) - _DISK_RESERVE)
+    return {"memory_bytes": memory, "disk_bytes": disk, "processes": spec.processes}
+
+
+def _gpus(spec: RunSpec, machine: hardware.Hardware) -> tuple[int, ...]:
+    there = {gpu.index for gpu in machine.gpus}
+    if spec.gpus is None:
+        return tuple(sorted(there)[:1])
+    missing = sorted(set(spec.gpus) - there)
+    if missing:
+        raise ConfigurationError(f"GPU {missing[0]} does not exist here; this machine has {sorted(there) or 'no GPU'}")
+    return spec.gpus
+
+
+def model_record(model: ResolvedModel) -> dict[str, Any]:
+    """What run.json says of the base model and its reference."""
+    return {
+        "name": model.entry.name,
+        "base": str(model.base),
+        "instruct": None if model.instruct is None else str(model.instruct),
+        "instruct_problem": model.instruct_problem,
+        "revision": model.revision,
+        "entry": asdict(model.entry),
+    }
+
+
+def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Backend | None = None) -> RunDirectory:
+    """Check the request and the machine, then create `results/group/<run id>`.
+
+    Nothing is left behind when a check fails.
+
+    Raises:
+        ConfigurationError: the request cannot be met as written.
+        InfrastructureError: this machine cannot run it as it is.
+    """
+    agent = parse_agent(spec.agent)
+    benchmark = catalog.benchmark(spec.benchmark)
+    if not benchmark.ready:
+        raise ConfigurationError(f"benchmark {benchmark.id!r} cannot be evaluated by this version yet")
+    model = resolve(spec.base_model, instruct=spec.instruct)
+    launch(agent, instruct=model.instruct)
+    machine = hardware.detect()
+    gpus = _gpus(spec, machine)
+    check_results(results, needed=4 * _model_bytes(model.base) + _DISK_RESERVE)
+    backend = backend or get_backend()
+    checks = check_sandbox(backend)
+    capabilities = asdict(backend.capabilities())
+
+    started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    identity = f"{started}-{_slug(agent.name)}-{_slug(model.entry.name)}-{benchmark.id}-{secrets.token_hex(2)}"
+    parent = results.absolute() / group
+    temporary = parent / f".{identity}.tmp"
+    text = prompt(
+        model=model.entry.name,
+        model_path=f"{paths.MODELS}/{model.entry.name}",
+        benchmark=benchmark,
+        hours=spec.hours,
+        hardware=machine.describe(gpus=gpus),
+        network=_NETWORK,
+    )
+    record = {
+        "format": FORMAT,
+        "id": identity,
+        "group": group,
+        "spec": {**spec.as_json(), "agent": agent.name},
+        "agent": {"name": agent.name, "scaffold": agent.scaffold, "program": str(agent.program)},
+        "agent_argument": str(agent.program) if agent.model.endswith(".py") else agent.model,
+        "base_model": model_record(model),
+        "benchmark": benchmark.id,
+        "protocol": protocol.describe(),
+        "provenance": provenance(),
+        "hardware": machine.as_json(),
+        "gpus": list(gpus),
+        "sandbox": {"backend": backend.name, "capabilities": capabilities, "checks": checks},
+        "limits": _limits(spec, machine, shutil.disk_usage(results).free),
+        "stages": {"prepare": {"status": "done", "ended": now()}},
+    }
+    try:
+        temporary.mkdir(parents=True)
+        write_atomic(temporary / "prompt.md", text)
+        write_json(temporary / "run.json", record)
+        temporary.rename(parent / identity)
+        fsync_directory(parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return RunDirectory(parent / identity)

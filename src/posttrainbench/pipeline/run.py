@@ -1,0 +1,111 @@
+"""The story of a run: the stages in order, from wherever it stands."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+
+from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
+from posttrainbench.files import read_json, write_json
+from posttrainbench.pipeline.audit import audit
+from posttrainbench.pipeline.collect import collect
+from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.evaluate import evaluate
+from posttrainbench.pipeline.finalize import finalize
+from posttrainbench.pipeline.run_dir import STAGES, now
+from posttrainbench.pipeline.solve import Interrupted, solve
+
+_STAGES: Mapping[str, Callable[[Context], None]] = {
+    "solve": solve,
+    "collect": collect,
+    "audit": audit,
+    "evaluate": evaluate,
+    "finalize": finalize,
+}
+
+
+def run_stage(context: Context, name: str) -> None:
+    """One stage, alone, whether or not it was done before. Later stages have to be repeated by the caller.
+
+    Raises:
+        PTBError: the stage failed; the run's record says so, and `ptb resume` tries again.
+        Interrupted: the user asked to stop.
+    """
+    try:
+        _STAGES[name](context)
+    except Interrupted:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InfrastructureError(
+            f"the disk is full: {context.run.path} (stage {name}); free some space, then `ptb resume {context.run.path}`"
+        ) from None
+    except PTBError as error:
+        _record_failure(context, name, error)
+        raise
+
+
+def _record_failure(context: Context, name: str, error: PTBError) -> None:
+    """Note in the record, and in a result.json of status `infra_error`, that a stage failed."""
+    try:
+        before = context.run.stage(name)
+        attempts = {"attempts": before["attempts"]} if "attempts" in before else {}
+        context.run.set_stage(name, status="failed", ended=now(), error=str(error), **attempts)
+        record = context.run.record()
+        write_json(
+            context.run.result_file,
+            {
+                "format": 1,
+                "id": record["id"],
+                "agent": record["agent"]["name"],
+                "base_model": record["base_model"]["name"],
+                "benchmark": record["benchmark"],
+                "status": "infra_error",
+                "score": None,
+                "own_score": None,
+                "stage": name,
+                "reasons": [str(error)],
+            },
+        )
+    except OSError:
+        # the error itself is on its way to the user; a full disk must not hide it behind a second one
+        pass
+
+
+def resume(context: Context) -> None:
+    """Do every stage that is not done, in order. On a finished run it does nothing.
+
+    Raises:
+        ConfigurationError: another process works on the run.
+        PTBError: a stage failed.
+        Interrupted: the user asked to stop.
+    """
+    with context.run.locked():
+        for name in STAGES[1:]:
+            if not context.run.done(name):
+                run_stage(context, name)
+
+
+def repeat(context: Context, name: str) -> None:
+    """Repeat a finished stage (`audit` or `evaluate`) and what follows from it.
+
+    Raises:
+        ConfigurationError: an earlier stage is not done, or another process works on the run.
+        PTBError: a stage failed.
+    """
+    with context.run.locked():
+        for earlier in STAGES[: STAGES.index(name)]:
+            if not context.run.done(earlier):
+                raise ConfigurationError(
+                    f"stage {earlier} of {context.run.path} is not done; first `ptb resume {context.run.path}`"
+                )
+        run_stage(context, name)
+        # a new audit can make another submission scorable, and the result follows from both
+        if name == "audit" and context.run.done("evaluate"):
+            outcome = context.run.stage("evaluate")["outcome"]
+            invalid = bool(read_json(context.run.audit / "verdict.json")["invalid"])
+            if invalid == (outcome == "scored"):
+                run_stage(context, "evaluate")
+        if context.run.done("evaluate"):
+            run_stage(context, "finalize")

@@ -1,0 +1,169 @@
+"""Run an evaluation where it belongs: in a fresh sandbox, from the harness's own code, on nothing but weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from posttrainbench import catalog
+from posttrainbench.errors import ConfigurationError, InfrastructureError, SubmissionError
+from posttrainbench.evaluation import EvaluationRequest
+from posttrainbench.files import read_json
+from posttrainbench.pipeline.solve import Interrupted
+from posttrainbench.sandbox import Backend, Limits, Spec
+from posttrainbench.sandbox.environment import python_runtime
+
+# The reference gives one attempt 8 hours (reference.md part 3).
+_LONGEST_S = 8 * 3600.0
+_FROM_BASE = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def rewrap(submission: Path, base: Path, target: Path) -> None:
+    """Build the model directory that is scored: the submission's weights in the base model's wrapping.
+
+    Of the submission only safetensors files, their index and generation_config.json (read within bounds, see
+    `evaluation.decoding`) are used; configuration and tokenizer are the base model's. What is not taken cannot cheat.
+    """
+    target.mkdir(parents=True)
+    for name in _FROM_BASE:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, target / name)
+    for file in sorted(submission.glob("*.safetensors")):
+        # never a link to the base model's own file: the sandbox's user must be able to read it, as a copy of ours
+        _link(file, target / file.name)
+    for name in ("model.safetensors.index.json", "generation_config.json"):
+        if (submission / name).is_file():
+            shutil.copyfile(submission / name, target / name)
+
+
+def evaluate_sandboxed(
+    request: EvaluationRequest,
+    *,
+    backend: Backend,
+    gpus: tuple[int, ...] = (),
+    memory_bytes: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate in a sandbox without network; the request's paths are on the host.
+
+    Args:
+        request: `output` is filled with `metrics.json`, `outcome.json` and the log, which replace older ones.
+        backend: the sandbox.
+        gpus: GPUs for the engine.
+        memory_bytes: limit for the whole evaluation.
+        cancelled: polled; true ends it.
+        on_output: gets what the evaluation prints.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        SubmissionError: the model does not load or cannot be run; nobody else's fault.
+        ConfigurationError: the request cannot be met (benchmark, data, template).
+        InfrastructureError: anything else. Never a score.
+        Interrupted: `cancelled` said so.
+    """
+    output = Path(request.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=output.parent) as temporary:
+        draft = Path(temporary)
+        (draft / "out").mkdir()
+        (draft / "in").mkdir()
+        ro: dict[str, Path] = {**python_runtime(), "/in": draft / "in"}
+        inside = replace(request, output="/out")
+        if request.model is not None:
+            ro["/model"] = Path(request.model)
+            inside = replace(inside, model="/model")
+        if request.data_dir is not None:
+            ro["/data"] = Path(request.data_dir)
+            inside = replace(inside, data_dir="/data")
+        inside.save(draft / "in" / "request.json")
+        spec = Spec(
+            argv=(sys.executable, "-m", "posttrainbench.evaluation", "/in/request.json"),
+            cwd="/out",
+            env={
+                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "HOME": "/home/agent",
+                "LANG": "C.UTF-8",
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            ro=ro,
+            rw={"/out": draft / "out"},
+            hide=[str(catalog.WEIGHTS)],
+            gpus=gpus,
+            limits=Limits(wall_s=_LONGEST_S, grace_s=5.0, memory_bytes=memory_bytes),
+        )
+        said = bytearray()
+
+        def listen(data: bytes) -> None:
+            said.extend(data)
+            del said[:-20_000]
+            if on_output is not None:
+                on_output(data)
+
+        result = backend.run(spec, on_output=listen, cancelled=cancelled)
+        if result.reason == "cancelled":
+            raise Interrupted
+        _keep(draft / "out", output)
+        _raise_for(output, result.returncode, result.reason, said.decode(errors="replace"))
+    metrics: dict[str, Any] = read_json(output / "metrics.json")
+    return metrics
+
+
+def _keep(source: Path, target: Path) -> None:
+    """Move the outcome over, as files of the harness; older logs go, so that no log can be taken for another run's."""
+    if target.exists():
+        shutil.rmtree(target)
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for file in sorted(source.iterdir()):
+        if file.is_file() and not file.is_symlink():
+            shutil.copyfile(file, fresh / file.name)
+    fresh.rename(target)
+
+
+def _raise_for(output: Path, returncode: int, reason: str, said: str) -> None:
+    try:
+        outcome = read_json(output / "outcome.json")
+    except (OSError, ValueError):
+        last = next((line for line in reversed(said.splitlines()) if line.strip()), "no output")
+        raise InfrastructureError(
+            f"the evaluation ended without an outcome ({reason}, status {returncode}): {last[:200]}"
+        ) from None
+    if outcome.get("ok"):
+        return
+    message = str(outcome.get("message", "no message"))
+    if outcome.get("kind") == "submission":
+        raise SubmissionError(message)
+    if outcome.get("kind") == "configuration":
+        raise ConfigurationError(message)
+    raise InfrastructureError(f"the evaluation failed: {message}")

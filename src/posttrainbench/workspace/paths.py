@@ -1,0 +1,11 @@
+"""Where things are inside the sandbox. The agent's prompt names these paths, so they are part of the protocol."""
+
+HOME = "/home/agent"
+TASK = "/home/agent/task"
+"""The agent's working directory; `final_model/` in it is the submission."""
+TEMPORARY = "/tmp"
+MODELS = "/models"
+"""Base model, read-only, in a directory of its name."""
+CONTROL = "/run/ptb"
+"""Read-only: files of the harness that programs inside read, such as the deadline."""
+DEADLINE = f"{CONTROL}/deadline"
