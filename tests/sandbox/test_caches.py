@@ -95,3 +95,12 @@ def test_left_over_of_a_killed_harness_is_removed(run, cache):
     (stale / "upper0").mkdir(parents=True)
     run("true", caches={"/c": cache})
     assert not stale.exists()
+
+
+def test_only_changes_count_towards_the_disk_limit(run, either, cache, limits):
+    (cache / "large").write_bytes(b"x" * (8 << 20))
+    for size, reason in (("1M", "exit"), ("6M", "disk")):
+        result, _ = run(
+            f"head -c {size} /dev/zero >/c/new", on=either, caches={"/c": cache}, limits=limits(disk_bytes=4 << 20)
+        )
+        assert result.reason == reason

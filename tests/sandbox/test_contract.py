@@ -29,9 +29,15 @@ def test_command_not_found_is_127(run):
 
 def test_environment_is_exactly_what_was_given(run, monkeypatch):
     monkeypatch.setenv("SECRET_KEY", "do-not-leak")
-    _, output = run("env; tr '\\0' '\\n' </proc/1/environ | sed s/^/init:/", env={"A": "1 2", "LANG": "C"})
+    _, output = run(
+        "env; tr '\\0' '\\n' </proc/1/environ | sed s/^/init:/", env={"A": "1 2", "LANG": "C", "npm.x-y": "3"}
+    )
     lines = {line for line in output.splitlines() if not line.startswith("PWD=")}
     assert lines == {"HOME=/home/agent", "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C", "A=1 2"}
+
+
+def test_variable_names_that_a_shell_would_drop(run):
+    assert "npm.x-y=1 2\n" in run(argv=["env"], env={"npm.x-y": "1 2"})[1]
 
 
 def test_no_host_path_and_no_secret_in_proc(run, monkeypatch, tmp_path):
@@ -158,6 +164,8 @@ def test_setuid_bit_gains_nothing(run, tmp_path):
         ({"ro": {"/x": Path("/usr")}, "rw": {"/x": Path("/tmp")}}, "bound twice"),
         ({"gpus": [77]}, "GPU 77 is not on this machine"),
         ({"argv": []}, "empty"),
+        ({"env": {"A": "x\0--bind"}}, "NUL"),
+        ({"env": {"A=B": "x"}}, "variable name"),
     ],
 )
 def test_wrong_specs_are_one_clear_line(backend: Backend, fields, message):

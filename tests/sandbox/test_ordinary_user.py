@@ -34,7 +34,8 @@ result = backend.run(
     Spec(
         argv=[sys.executable, "-c", "import os,posttrainbench;print(os.getuid());open('f','a').write('!');"
               "print(open('f').read());open('/w/made','w').write('x');raise SystemExit(5)"],
-        cwd="/c", ro=python_runtime(), rw={"/w": base / "work"}, caches={"/c": base / "cache"},
+        cwd="/c", env={"PYTHONPATH": sys.path[1]}, ro=python_runtime(),
+        rw={"/w": base / "work"}, caches={"/c": base / "cache"},
         limits=Limits(wall_s=20, memory_bytes=300 << 20),
     ),
     on_output=output.extend,
@@ -89,3 +90,21 @@ def test_whole_contract(as_user: list[str], place: Path, backend: object) -> Non
         "broken": [],
         "left": [],
     }
+
+
+def test_no_user_namespaces_is_one_clear_line(as_user: list[str], backend: object) -> None:
+    """A sandbox in which bwrap forbids further user namespaces is like a machine that has none."""
+    inner = [*as_user[:6], "bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns", "--uid", "1234", "--"]
+    script = (
+        "from posttrainbench.sandbox import *\n"
+        "from posttrainbench.errors import InfrastructureError\n"
+        "try: get_backend().run(Spec(argv=['true']))\n"
+        "except InfrastructureError as error: print(error)\n"
+        "print([check.name for check in get_backend().preflight() if not check.ok])"
+    )
+    answer = subprocess.run(
+        [*inner, *as_user[6:], "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    message, failed = answer.stdout.splitlines()
+    assert message.startswith("no user namespaces for the sandbox (bwrap: ")
+    assert failed == "['user namespaces']"

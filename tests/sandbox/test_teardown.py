@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrainbench.sandbox import Limits, command, launcher
+from posttrainbench.sandbox import Limits, Spec, command, launcher
 
 DAEMON = """
 import os, signal, sys, time
@@ -85,8 +85,6 @@ def test_endless_output_does_not_hold_up_the_deadline(run):
 
 
 def test_exception_in_on_output_leaves_nothing(backend, work, tmp_path):
-    from posttrainbench.sandbox import Spec
-
     def fail(_: bytes) -> None:
         raise KeyboardInterrupt
 
@@ -136,7 +134,7 @@ def test_gate_stays_shut_without_the_harness():
     ours, theirs = socket.socketpair()
     move = f"import os,sys;os.dup2({theirs.fileno()},{launcher.GATE});os.execv(sys.argv[1],sys.argv[1:])"
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", move, *command.gated(["echo", "ran"])],
+        [sys.executable, "-I", "-S", "-c", move, *command.gated(Spec(argv=["echo", "ran"]))],
         pass_fds=[theirs.fileno()],
         stdout=subprocess.PIPE,
     )

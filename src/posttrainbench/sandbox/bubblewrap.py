@@ -21,6 +21,7 @@ from posttrainbench.sandbox.limits import Group, Means, find_means
 from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Spec
 from posttrainbench.sandbox.start import OverlayFailed, Plan, start
 from posttrainbench.sandbox.supervision import Supervision
+from posttrainbench.sandbox.watchdog import disk_usage
 
 
 class Bubblewrap:
@@ -99,7 +100,7 @@ class Bubblewrap:
         ro = {path: staging.check_source(path, host) for path, host in spec.ro.items()}
         rw = {path: staging.check_source(path, host, writable=True) for path, host in spec.rw.items()}
         caches = {path: staging.check_source(path, host) for path, host in spec.caches.items()}
-        watched = list(rw.values())
+        watched, free = list(rw.values()), 0
         layers: dict[str, dict[str, str]] = {}
         # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
         with contextlib.ExitStack() as undo:
@@ -111,6 +112,7 @@ class Bubblewrap:
                     layers = staging.overlay_layers(scratch, caches)
                 else:
                     rw |= staging.copy_caches(scratch, caches)
+                free = disk_usage([scratch.path])  # as with an overlay, only changes count
             if self._uid is not None:
                 for host in rw.values():
                     staging.give_to_sandbox(host, self._uid)
@@ -125,7 +127,7 @@ class Bubblewrap:
             )
             sandbox = start(spec, plan)
             undo.callback(sandbox.close)
-            return Supervision(spec, sandbox, group, self.means, watched, on_output, cancelled).run(began)
+            return Supervision(spec, sandbox, group, self.means, watched, free, on_output, cancelled).run(began)
 
     def _rlimit(self, limits: Limits) -> int | None:
         """RLIMIT_NPROC where no control group counts processes. It counts all those of the user, so those come on top."""
@@ -137,6 +139,9 @@ class Bubblewrap:
 def _check(spec: Spec) -> None:
     if not spec.argv:
         raise ConfigurationError("the command for the sandbox is empty")
+    texts = [*spec.argv, *spec.env, *spec.env.values(), *spec.ro, *spec.rw, *spec.caches, *spec.hide, spec.cwd]
+    if any("\0" in text for text in texts) or any("=" in name or not name for name in spec.env):
+        raise ConfigurationError("the sandbox's command or environment has a NUL byte or an impossible variable name")
     paths = [*spec.ro, *spec.rw, *spec.caches]
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:

@@ -157,6 +157,8 @@ def host_path(spec: Spec, inside: str) -> Path | None:
     return Path(inside) if Path(inside).is_relative_to("/usr") else None
 
 
-def gated(argv: list[str]) -> list[str]:
+def gated(spec: Spec) -> list[str]:
     """The command behind its gate."""
-    return ["/bin/sh", "-c", _GATE_SCRIPT, "sh", *argv]
+    # dash drops variables whose names a shell could not use, such as npm's.
+    odd = [f"{name}={value}" for name, value in spec.env.items() if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]
+    return ["/bin/sh", "-c", _GATE_SCRIPT, "sh", *(["/usr/bin/env", *odd] if odd else []), *spec.argv]

@@ -95,9 +95,14 @@ def _drop_root(uid: int) -> None:
     for capability in range(64):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break  # past the last capability this kernel knows
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)  # from 0 to another: the kernel clears all capability sets
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)  # from 0 to another: the kernel clears all capability sets
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot become user {uid} (a container with few users?): {error.strerror}"
+        ) from None
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ cgroup v2 where a group can be made beside our own one, cgroup v1 for root, else
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import time
@@ -17,7 +16,6 @@ from pathlib import Path
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox.spec import Limits
 
-_count = itertools.count()
 _PREFIX = "ptb-"
 
 
@@ -71,7 +69,7 @@ class Group:
         """
         self._means = means
         self._paths: list[Path] = []
-        name = f"{_PREFIX}{os.getpid()}-{next(_count)}"
+        name = f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"  # containers may share the tree but not the pids
         try:
             if means.v2:
                 self._make_v2(means.v2 / name, limits)
@@ -186,7 +184,7 @@ def _v2_place(point: Path, root: str, own: str) -> Path | None:
 
 
 def _can_make(place: Path) -> bool:
-    trial = place / f"{_PREFIX}{os.getpid()}-try{next(_count)}"
+    trial = place / f"{_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
     try:
         trial.mkdir()
         trial.rmdir()

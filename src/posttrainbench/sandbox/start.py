@@ -20,7 +20,8 @@ from posttrainbench.sandbox import command, launcher, processes, staging
 from posttrainbench.sandbox.spec import Spec
 
 _SETUP_S = 60.0
-_USERNS_HINTS = ("No permissions to creat", "creating new namespace", "setting up uid map", "Failed RTM_NEWADDR")
+# What bwrap says when the kernel or AppArmor forbids user namespaces, in lower case.
+_USERNS_HINTS = ("no permissions to creat", "creating new namespace", "setting up uid map", "failed rtm_newaddr")
 
 
 class OverlayFailed(Exception):
@@ -174,7 +175,7 @@ def _launch_plan(spec: Spec, plan: Plan, inherited: _Descriptors, info: int, gat
     listed = inherited.attach(b"".join(os.fsencode(argument) + b"\0" for argument in arguments))
     return {
         "parent": os.getpid(),
-        "command": [program, "--args", str(listed), "--", *command.gated(list(spec.argv))],
+        "command": [program, "--args", str(listed), "--", *command.gated(spec)],
         "gate": gate,
         "cgroups": list(plan.cgroups),
         "processes": plan.processes,
@@ -219,8 +220,8 @@ def _await_gate(process: subprocess.Popen[bytes], gate: socket.socket, output: i
     text = " ".join(said.decode(errors="replace").split()) or f"exit status {status}"
     if timed_out:
         text = f"not ready after {_SETUP_S:.0f} s; {text}"
-    if any(hint in text for hint in _USERNS_HINTS):
-        raise InfrastructureError(
-            f"no user namespaces for the sandbox ({text}); ptb doctor names the setting to change"
-        )
+    if any(hint in text.lower() for hint in _USERNS_HINTS):
+        from posttrainbench.sandbox.machine import userns_fix  # here: it is needed only now
+
+        raise InfrastructureError(f"no user namespaces for the sandbox ({text}): {userns_fix()}")
     raise InfrastructureError(f"the sandbox could not be set up: {text}; see ptb doctor")

@@ -31,16 +31,17 @@ class Supervision:
         group: Group,
         means: Means,
         watched: Sequence[Path],
+        free: int,
         on_output: Callable[[bytes], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> None:
-        """Begin to watch. `watched` are the host directories whose size is limited."""
+        """Begin to watch. `watched` are the host directories whose size is limited, but for `free` bytes in them."""
         limits = spec.limits
         self._limits, self._sandbox, self._group = limits, sandbox, group
         self._on_output, self._cancelled = on_output, cancelled
         self._disk: DiskWatch | None = None
         if limits.disk_bytes is not None and watched:
-            self._disk = DiskWatch(watched, limits.disk_bytes, sandbox.namespace)
+            self._disk = DiskWatch(watched, limits.disk_bytes, sandbox.namespace, free=free)
         self._memory: MemoryWatch | None = None
         if means.memory == "watchdog" and limits.memory_bytes is not None:
             tmpfs = [path for path in command.TMPFS if path not in {**spec.ro, **spec.rw, **spec.caches}]

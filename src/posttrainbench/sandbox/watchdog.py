@@ -57,9 +57,17 @@ def unlinked_usage(namespace: str, devices: set[int]) -> int:
 class DiskWatch:
     """Measures the writable directories in a thread of its own, so that a large tree does not hold up the output."""
 
-    def __init__(self, roots: Sequence[Path], limit: int, namespace: str) -> None:
-        """Start watching. The thread never takes more than about a tenth of one core."""
+    def __init__(self, roots: Sequence[Path], limit: int, namespace: str, *, free: int = 0) -> None:
+        """Start watching. The thread never takes more than about a tenth of one core.
+
+        Args:
+            roots: directories to measure.
+            limit: bytes.
+            namespace: pid namespace of the sandbox, whose open but deleted files count too.
+            free: bytes that were put there by us and do not count.
+        """
         self.peak = 0
+        self._free = free
         self.exceeded = False
         self._roots, self._limit, self._namespace = list(roots), limit, namespace
         self._stop = threading.Event()
@@ -75,7 +83,7 @@ class DiskWatch:
             pause = max(DISK_INTERVAL_S, 10 * (time.monotonic() - start))
 
     def _measure(self, more: int = 0) -> None:
-        used = disk_usage(self._roots) + more
+        used = disk_usage(self._roots) + more - self._free
         self.peak = max(self.peak, used)
         self.exceeded = self.exceeded or used > self._limit
 
