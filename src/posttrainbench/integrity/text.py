@@ -6,12 +6,11 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _PIECE = 8 * 2**20
-_OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
 # Formats whose text cannot be seen without a decoder that we do not have; named in the record.
 OPAQUE = (".parquet", ".zip", ".zst", ".7z", ".rar", ".tar", ".tgz")
 _ESCAPE = re.compile(rb"\\u[0-9a-fA-F]{4}|\\[nrtbf\"/]")
@@ -24,8 +23,17 @@ def words_of(text: str) -> list[bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opener = _OPENERS.get(path.suffix)
-    return path.open("rb") if opener is None else opener(path)
+    opened: Any
+    if path.suffix == ".gz":
+        opened = gzip.open(path)
+    elif path.suffix == ".bz2":
+        opened = bz2.open(path)
+    elif path.suffix == ".xz":
+        opened = lzma.open(path)
+    else:
+        opened = path.open("rb")
+    file: IO[bytes] = opened
+    return file
 
 
 def pieces(path: Path) -> Iterator[list[bytes]]:

@@ -140,3 +140,41 @@ def resolve(name: str, *, instruct: str | None = None) -> ResolvedModel:
 def _revision(path: Path) -> str | None:
     """The commit of a hub snapshot directory, from its place in the cache."""
     return path.name if path.parent.name == "snapshots" else None
+
+
+def model_to_score(target: str, *, base_model: str | None = None) -> ResolvedModel:
+    """A model to be scored as it is: a directory, a hub id, or a base or instruct model of the catalogue.
+
+    Args:
+        target: as the user wrote it.
+        base_model: the declared base model; it decides the template. Without it the config's architecture does.
+
+    Raises:
+        ConfigurationError: no such model, a LoRA adapter, or a directory without weights.
+        InfrastructureError: the hub could not be reached.
+    """
+    declared = None if base_model is None else catalog.find_base_model(base_model)
+    if base_model is not None and declared is None:
+        raise catalog.unknown("base model", base_model, (known.name for known in catalog.base_models()))
+    path = Path(target).expanduser()
+    if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise ConfigurationError(
+                f"{target} is a LoRA adapter without its base; merge it first (peft: merge_and_unload, save_pretrained)"
+            )
+        directory = _check(path.resolve())
+    else:
+        known = catalog.find_base_model(target)
+        for entry in catalog.base_models():
+            if entry.instruct and target.lower() in (entry.instruct.lower(), entry.instruct.partition(":")[2].lower()):
+                return ResolvedModel(entry=declared or entry, base=_check(_directory(entry.instruct)), instruct=None)
+        if known is not None:
+            return ResolvedModel(entry=declared or known, base=_check(_directory(known.base)), instruct=None)
+        if not _HUB_ID.match(target) or path.parent.is_dir():
+            raise ConfigurationError(
+                f"there is no model directory {target!r}, nor a model of that name in the catalogue"
+            )
+        directory = _check(_hub_directory(target))
+    if declared is None:
+        declared = BaseModel(name=directory.name, base=str(directory), instruct=None, template=_template_of(directory))
+    return ResolvedModel(entry=declared, base=directory, instruct=None)

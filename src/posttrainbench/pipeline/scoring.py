@@ -167,3 +167,35 @@ def _raise_for(output: Path, returncode: int, reason: str, said: str) -> None:
     if outcome.get("kind") == "configuration":
         raise ConfigurationError(message)
     raise InfrastructureError(f"the evaluation failed: {message}")
+
+
+def evaluate_model(
+    request: EvaluationRequest,
+    *,
+    backend: Backend,
+    gpus: tuple[int, ...] = (),
+    memory_bytes: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    on_output: Callable[[bytes], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate any benchmark with any engine, each part where it belongs.
+
+    The model runs in a sandbox. What the model's sandbox must not have, a grader's key or a sandbox of its own for
+    programs, is used afterwards here, on the stored answers. Arguments, result and errors as `evaluate_sandboxed`.
+    """
+    from posttrainbench.evaluation import runner
+
+    if request.engine == "replay":
+        return runner.run(request)
+    outside = runner.scoring_place(request) == "outside"
+    metrics = evaluate_sandboxed(
+        replace(request, score=False) if outside else request,
+        backend=backend,
+        gpus=gpus,
+        memory_bytes=memory_bytes,
+        cancelled=cancelled,
+        on_output=on_output,
+    )
+    if not outside:
+        return metrics
+    return runner.score_log(request)

@@ -5,5 +5,5 @@ left=$(( deadline - $(date +%s) ))
 if [ "$left" -le 0 ]; then
   echo "Timer expired!"
 else
-  printf 'Remaining time (hours:minutes):\n%d:%02d\n' $(( left / 3600 )) $(( left % 3600 / 60 ))
+  printf 'Remaining time (hours:minutes:seconds):\n%d:%02d:%02d\n' $(( left / 3600 )) $(( left % 3600 / 60 )) $(( left % 60 ))
 fi

@@ -1,0 +1,28 @@
+# `make demo` and `make test` do everything on a fresh machine: environment, sandbox program, then the job itself.
+
+VENV := .venv
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo   set up and run four agents on a tiny model: about 6 minutes, no GPU, no key"
+	@echo "make test   set up and run the tests"
+	@echo "make lint   ruff and mypy --strict"
+	@echo "make clean  remove the environment and caches (results stay)"
+
+setup:
+	@bash scripts/setup.sh $(VENV)
+
+demo: setup
+	@$(VENV)/bin/ptb demo
+
+test: setup
+	@$(VENV)/bin/python -m pytest
+
+lint: setup
+	@$(VENV)/bin/ruff check src tests benchmarks scripts
+	@$(VENV)/bin/ruff format --check src tests benchmarks scripts
+	@$(VENV)/bin/mypy --strict -p posttrainbench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
