@@ -108,3 +108,14 @@ def test_no_user_namespaces_is_one_clear_line(as_user: list[str], backend: objec
     message, failed = answer.stdout.splitlines()
     assert message.startswith("no user namespaces for the sandbox (bwrap: ")
     assert failed == "['user namespaces']"
+
+
+def test_closed_directories_are_removed(as_user: list[str], place: Path) -> None:
+    """overlayfs leaves a directory of mode 0; root does not notice, an ordinary user does."""
+    script = (
+        "from pathlib import Path; from posttrainbench.sandbox import staging\n"
+        "s = staging.Scratch(); (s.path / 'work' / 'work').mkdir(parents=True); (s.path / 'work' / 'work').chmod(0)\n"
+        "(s.path / 'link').symlink_to('/'); s.close(); print(s.path.exists())"
+    )
+    answer = subprocess.run([*as_user, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"

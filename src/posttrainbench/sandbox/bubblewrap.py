@@ -97,37 +97,45 @@ class Bubblewrap:
     ) -> Result:
         began = time.monotonic()
         _check(spec)
+        # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
+        with contextlib.ExitStack() as undo:
+            try:
+                plan, group, watched, free = self._prepare(spec, undo)
+                sandbox = start(spec, plan)
+            except OSError as error:
+                raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
+            undo.callback(sandbox.close)
+            return Supervision(spec, sandbox, group, self.means, watched, free, on_output, cancelled).run(began)
+
+    def _prepare(self, spec: Spec, undo: contextlib.ExitStack) -> tuple[Plan, Group, list[Path], int]:
+        """Check sources, hand over what is writable, make caches and control groups; see `Supervision` for the rest."""
         ro = {path: staging.check_source(path, host) for path, host in spec.ro.items()}
         rw = {path: staging.check_source(path, host, writable=True) for path, host in spec.rw.items()}
         caches = {path: staging.check_source(path, host) for path, host in spec.caches.items()}
         watched, free = list(rw.values()), 0
         layers: dict[str, dict[str, str]] = {}
-        # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
-        with contextlib.ExitStack() as undo:
-            if caches:
-                scratch = staging.Scratch()
-                undo.callback(scratch.close)
-                watched.append(scratch.path)
-                if self._overlay and (self._uid is not None or all(map(staging.can_overlay, caches.values()))):
-                    layers = staging.overlay_layers(scratch, caches)
-                else:
-                    rw |= staging.copy_caches(scratch, caches)
-                free = disk_usage([scratch.path])  # as with an overlay, only changes count
-            if self._uid is not None:
-                for host in rw.values():
-                    staging.give_to_sandbox(host, self._uid)
-            group = Group(self.means, spec.limits)
-            undo.callback(group.close)
-            plan = Plan(
-                binds={path: str(host) for path, host in (ro | rw).items()},
-                layers=layers,
-                cgroups=group.joins,
-                processes=self._rlimit(spec.limits),
-                uid=self._uid,
-            )
-            sandbox = start(spec, plan)
-            undo.callback(sandbox.close)
-            return Supervision(spec, sandbox, group, self.means, watched, free, on_output, cancelled).run(began)
+        if caches:
+            scratch = staging.Scratch()
+            undo.callback(scratch.close)
+            watched.append(scratch.path)
+            if self._overlay and (self._uid is not None or all(map(staging.can_overlay, caches.values()))):
+                layers = staging.overlay_layers(scratch, caches)
+            else:
+                rw |= staging.copy_caches(scratch, caches)
+            free = disk_usage([scratch.path])  # with a copy as with an overlay, only changes count
+        if self._uid is not None:
+            for host in rw.values():
+                staging.give_to_sandbox(host, self._uid)
+        group = Group(self.means, spec.limits)
+        undo.callback(group.close)
+        plan = Plan(
+            binds={path: str(host) for path, host in (ro | rw).items()},
+            layers=layers,
+            cgroups=group.joins,
+            processes=self._rlimit(spec.limits),
+            uid=self._uid,
+        )
+        return plan, group, watched, free
 
     def _rlimit(self, limits: Limits) -> int | None:
         """RLIMIT_NPROC where no control group counts processes. It counts all those of the user, so those come on top."""

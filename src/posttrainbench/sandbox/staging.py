@@ -70,12 +70,15 @@ def _remove_if_stale(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a tree that an agent may have filled: its directories need not be writable for us."""
+    """Remove a tree whose directories may be closed to us: by the agent, or by overlayfs (its work/work has mode 0)."""
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        for directory, _, _ in os.walk(path):
-            with contextlib.suppress(OSError):
-                Path(directory).chmod(0o700)
+        for directory, names, _ in os.walk(path):
+            for name in names:  # before os.walk looks into them
+                below = Path(directory, name)
+                if not below.is_symlink():
+                    with contextlib.suppress(OSError):
+                        below.chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
 
 
