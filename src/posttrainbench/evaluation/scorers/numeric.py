@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+import string
 from fractions import Fraction
+
+from inspect_ai._util.text import str_to_float  # reads ½ and 2² as the reference did
+
+from posttrainbench.evaluation.scorers.text import paper_text, visible_text
 
 _MARKUP = re.compile(r"[$,£€*_]")
 _LONE_POINT = re.compile(r"\.(?=\s|$|\D)")
+_BOXED = re.compile(r"\\boxed\{(.+)\}")
+
+
+def _is_numeric(token: str) -> bool:
+    return token.replace(".", "").isnumeric()
 
 
 def _five_digits(token: str) -> str:
-    # the reference compares after rounding to 5 significant digits: 123456 equals 123457 there (reference.md 1.1)
+    # The reference compares after rounding to 5 significant digits: 123456 equals 123457 there (reference.md 1.1).
+    # A token such as 1.2.3, which cannot be converted, made its whole evaluation end; here it is just not equal.
+    if not _is_numeric(token):
+        return token
     try:
-        return format(float(token), ".5g")
+        return format(str_to_float(token), ".5g")
     except (ValueError, OverflowError):
         return token
 
@@ -21,69 +34,105 @@ def paper_numeric(completion: str, target: str) -> bool:
     """The published scoring: Inspect 0.3.150 `match(numeric=True, location="end")`, quirks included (reference.md 1.1).
 
     The last bare number anywhere in the completion counts, and it is correct when it *ends with* the target, so that
-    18 passes for 8 and -5 for 5. For comparison with published numbers only.
+    18 passes for 8 and -5 for 5. A target that is not made of digits alone (1,000 or -5) is compared as text, at the end
+    of the completion. For comparison with published numbers only.
     """
-    value, wanted = completion.strip().casefold(), target.strip().casefold()
+    value, wanted = paper_text(completion).strip().casefold(), target.strip().casefold()
     if not wanted.isnumeric():
-        strip = " \t\r\n.,;:!?'\"()[]{}"
+        strip = string.whitespace + string.punctuation
         return value.strip(strip).endswith(wanted.strip(strip))
     value = _LONE_POINT.sub("", _MARKUP.sub("", value))
     wanted = _five_digits(_LONE_POINT.sub("", _MARKUP.sub("", wanted)))
-    tokens = value.split()
-    if not tokens:
-        return False
-    chosen = next((t for t in reversed(tokens) if t.replace(".", "").isnumeric()), tokens[-1])
+    tokens = re.split(r"\s+", value)
+    chosen = next((token for token in reversed(tokens) if _is_numeric(token)), tokens[-1])
     return _five_digits(chosen).endswith(wanted)
 
 
-_THINK_END = "</think>"
-_ANSWER = re.compile(r"^[\s*_#>`$-]*answer\s*(?:\*\*|__)?\s*:\s*(.*)$", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?|[-+\u2212]?\.\d+")
-_LONGEST = 64  # digits; no benchmark's answer comes near, and arithmetic on a million digits is a denial of service
+def paper_aime(completion: str, target: str) -> bool:
+    r"""The published AIME scoring: `\boxed{...}` replaced by its content everywhere, then `paper_numeric`."""
+    return paper_numeric(_BOXED.sub(r"\1", paper_text(completion)), target)
 
 
-def visible_text(completion: str) -> str:
-    """The completion without its thinking: what follows the last `</think>`; nothing if a `<think>` is never closed."""
-    head, found, tail = completion.rpartition(_THINK_END)
-    text = tail if found else head + tail
-    return text.partition("<think>")[0]
+# Line starts that carry no meaning: markup, list marks, quote marks, a display-math delimiter.
+_ANSWER = re.compile(r"^[\s*_#>`$-]*(?:final\s+)?answer\s*(?:\*\*|__|`)?\s*:\s*(.*)$", re.IGNORECASE)
+# A group of digits with its sign; a sign may stand before or behind a currency mark and apart from the digits.
+_NUMBER = re.compile(r"(?:[-+\u2212]\s*)?[$£€\\]*(?:[-+\u2212]\s*)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:/\d+)?")
+_LONGEST = 64  # characters; no answer comes near, and arithmetic on a million digits is a denial of service
+# Beside the number these make another statement of it: bounds, powers, exponents, products, a choice of two.
+_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
+_BOUND = re.compile(r"[<>≤≥≠^!|]|\\(?:le|ge|leq|geq|lt|gt|ne|neq|frac|sqrt|times|cdot|pm)\b")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The one number in `text`; `None` if it holds none, several, or one that cannot be parsed."""
-    found = _NUMBER.findall(text)
-    if len(found) != 1 or len(found[0]) > _LONGEST:
+    """The one number in `text`; `None` if it holds none, several, or something else than a plain number.
+
+    Read: `18`, `-3`, `$1,250.50`, `7/2`, `**42**`, `\\boxed{42}`, `18 dollars`, `50%` (as 50), `x = 42`, `336^\\circ`.
+    Not read: `5e3`, `3x`, `2^10`, `>= 4`, `4 or 5`, `1,00`, `1 000`, `1.2.3`, `½`.
+    """
+    text = _DEGREES.sub("", text[: 11 * _LONGEST])
+    if len(text) > 10 * _LONGEST or _BOUND.search(text):
         return None
-    token = found[0].replace(",", "").replace("\u2212", "-")
-    rest = text.replace(found[0], " ", 1)
-    # 1e5, 3x, x3: part of a larger expression, not the number itself
-    position = text.find(found[0])
-    before = text[position - 1 : position]
-    after = text[position + len(found[0]) :][:1]
-    if before.isalnum() or after.isalnum() or after == "^" or any(c.isdigit() for c in rest):
+    found = [match for match in _NUMBER.finditer(text) if any(character.isdigit() for character in match.group())]
+    if len(found) != 1 or len(found[0].group()) > _LONGEST:
+        return None
+    before, token, after = text[: found[0].start()], found[0].group(), text[found[0].end() :]
+    rest = before + after
+    # other digits (², ½, Arabic-Indic ones) beside it, or letters that touch it: part of a larger expression
+    if any(character.isnumeric() for character in rest) or before[-1:].isalnum() or after[:1].isalnum():
+        return None
+    if after[:1] == "." and after[1:2].isalnum():
+        return None
+    plain = re.sub(r"[\s$£€\\,]", "", token.replace("\u2212", "-"))
+    if not plain.isascii() or plain.count("-") + plain.count("+") > 1:
         return None
     try:
-        return Fraction(token)
+        return Fraction(plain)
     except (ValueError, ZeroDivisionError):
         return None
 
 
 def strict_answer(completion: str) -> str | None:
-    """The stated answer: the rest of the last line that begins with `ANSWER:` outside of thinking, `None` without one."""
-    answer = None
+    """The stated answer: the rest of the last line that begins with `ANSWER:` outside of thinking, `None` without one.
+
+    Markup before the word does not matter, nor does its case; `Final answer:` is the same. If the rest is empty, the next
+    line that is not counts.
+    """
+    answer: str | None = None
+    waiting = False
     for line in visible_text(completion).splitlines():
         matched = _ANSWER.match(line)
         if matched:
             answer = matched.group(1).strip()
+            waiting = not answer.strip("*_`$ ")
+        elif waiting and line.strip("*_`$ \t"):
+            answer, waiting = line.strip(), False
     return answer
 
 
-def strict_numeric(completion: str, target: str) -> bool:
-    """Equality as numbers of the stated answer (`strict_answer`) and the target.
+def last_boxed(completion: str) -> str | None:
+    r"""Content of the last `\boxed{...}` outside of thinking, braces balanced; `None` without one."""
+    text = visible_text(completion)
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for position in range(start + len("\\boxed"), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[start + len("\\boxed{") : position]
+    return None
 
-    The line must hold exactly one number; currency signs, units and markup around it do not matter.
+
+def strict_numeric(completion: str, target: str) -> bool:
+    r"""Equality as numbers of the stated answer and the target.
+
+    The stated answer is the last `ANSWER:` line (`strict_answer`); only where there is none, the last `\boxed{...}`. It
+    must hold exactly one number; currency signs, units and markup around it do not matter. Anything that cannot be read
+    as one number is wrong.
     """
     answer = strict_answer(completion)
+    if answer is None:
+        answer = last_boxed(completion)
     wanted = parse_number(target)
     if answer is None or wanted is None:
         return False
