@@ -45,43 +45,43 @@ def test_daemon_dies_with_the_command(run, work, tmp_path):
     result, output = run(argv=["/usr/bin/python3", "-c", DAEMON + "print('end'); sys.exit(4)"], **work)
     assert (result.returncode, result.reason, output) == (4, "exit", "end\n")
     assert silent(tmp_path / "work" / "beat")
-    assert time.monotonic() - started < 5  # the daemon held the output pipe open
+    assert time.monotonic() - started < 20  # the daemon held the output pipe open
 
 
 def test_deadline_lets_the_agent_save(run, work, tmp_path):
     script = "trap 'echo saved >saved; exit 3' TERM; while :; do sleep 0.05; done"
-    result, _ = run(script, limits=Limits(wall_s=0.5, grace_s=5), **work)
+    result, _ = run(script, limits=Limits(wall_s=1, grace_s=20), **work)
     assert (result.returncode, result.reason) == (3, "deadline")
     assert (tmp_path / "work" / "saved").exists()
-    assert result.wall_s < 3
+    assert result.wall_s < 10
 
 
 def test_deadline_kills_what_ignores_it(run, work, tmp_path):
     script = DAEMON + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
-    result, _ = run(argv=["/usr/bin/python3", "-c", script], limits=Limits(wall_s=0.7, grace_s=0.3), **work)
+    result, _ = run(argv=["/usr/bin/python3", "-c", script], limits=Limits(wall_s=2, grace_s=0.3), **work)
     assert (result.returncode, result.reason) == (137, "deadline")
-    assert 1.0 <= result.wall_s < 3
+    assert 2.3 <= result.wall_s < 10
     assert silent(tmp_path / "work" / "beat")
 
 
 def test_many_processes_are_gone_at_once(run, work):
     script = "trap '' TERM; i=0; while [ $i -lt 200 ]; do sleep 100 & i=$((i+1)); done; echo up; wait; sleep 100"
-    result, output = run(script, limits=Limits(wall_s=1.5, grace_s=0.1), **work)
+    result, output = run(script, limits=Limits(wall_s=3, grace_s=0.1), **work)
     assert output == "up\n"
-    assert result.teardown_s < 1
+    assert result.teardown_s < 5  # 20 ms on a quiet machine
 
 
 def test_cancelled(run, work):
     result, _ = run("sleep 100", cancelled=lambda: True, **work)
     assert (result.reason, result.returncode) == ("cancelled", 143)
-    assert result.wall_s < 2
+    assert result.wall_s < 10
 
 
 def test_endless_output_does_not_hold_up_the_deadline(run):
-    result, output = run("yes", limits=Limits(wall_s=0.4, grace_s=0))
+    result, output = run("yes", limits=Limits(wall_s=1, grace_s=0))
     assert result.reason == "deadline"
     assert len(output) > 100_000
-    assert result.wall_s < 3
+    assert result.wall_s < 10
 
 
 def test_exception_in_on_output_leaves_nothing(backend, work, tmp_path):
@@ -104,7 +104,7 @@ def test_harness_killed(work, tmp_path):
     )
     process = subprocess.Popen([sys.executable, "-c", harness])
     heartbeat = tmp_path / "work" / "beat"
-    for _ in range(500):
+    for _ in range(1500):
         if heartbeat.exists():
             break
         time.sleep(0.02)
@@ -146,6 +146,6 @@ def test_gate_stays_shut_without_the_harness():
 
 
 def test_stopped_processes_are_no_survivors(run):
-    result, _ = run("kill -STOP $$", limits=Limits(wall_s=0.4, grace_s=0.1))
+    result, _ = run("kill -STOP $$", limits=Limits(wall_s=1, grace_s=0.1))
     assert result.reason == "deadline"
     assert result.returncode == 128 + signal.SIGKILL
