@@ -28,9 +28,15 @@ _MOST_FILES = 100_000
 
 @dataclass
 class Places:
-    """Inside directories that a link may lead to, and where they are on the host."""
+    """Inside directories that a link may lead to, and where they are on the host.
+
+    Attributes:
+        roots: the agent's own directories.
+        trusted: directories of ours that it could read, such as the base model; their own links may lead anywhere.
+    """
 
     roots: dict[PurePosixPath, Path]
+    trusted: dict[PurePosixPath, Path] = field(default_factory=dict)
 
     def locate(self, inside: PurePosixPath) -> Path | None:
         """Follow a path as the agent's kernel would, links and all; `None` where it leads out or nowhere."""
@@ -43,10 +49,16 @@ class Places:
                 here = here.parent
                 continue
             here = here / part
-            host = self._host(here)
+            ours = self._host(here, self.trusted)
+            if ours is not None:
+                if ".." in parts:
+                    return None
+                whole = ours.joinpath(*parts)
+                return whole.resolve() if whole.exists() else None
+            host = self._host(here, self.roots)
             if host is None:
                 # above all roots: go on as long as some root is still below
-                if any(root.is_relative_to(here) for root in self.roots):
+                if any(root.is_relative_to(here) for root in (*self.roots, *self.trusted)):
                     continue
                 return None
             if host.is_symlink():
@@ -56,13 +68,14 @@ class Places:
                 target = PurePosixPath(host.readlink())
                 here = PurePosixPath("/") if target.is_absolute() else here.parent
                 parts = [*(target.parts[1:] if target.is_absolute() else target.parts), *parts]
-        found = self._host(here)
+        found = self._host(here, self.roots)
         return found if found is not None and found.exists() else None
 
-    def _host(self, inside: PurePosixPath) -> Path | None:
-        for root in sorted(self.roots, key=lambda r: len(r.parts), reverse=True):
+    @staticmethod
+    def _host(inside: PurePosixPath, roots: dict[PurePosixPath, Path]) -> Path | None:
+        for root in sorted(roots, key=lambda r: len(r.parts), reverse=True):
             if inside.is_relative_to(root):
-                return self.roots[root] / inside.relative_to(root)
+                return roots[root] / inside.relative_to(root)
         return None
 
 
@@ -204,11 +217,8 @@ def collect(context: Context) -> None:
     if job.root.is_dir():
         draft.mkdir()
         places = Places(
-            {
-                PurePosixPath(paths.HOME): job.home,
-                PurePosixPath(paths.TEMPORARY): job.temporary,
-                PurePosixPath(f"{paths.MODELS}/{context.model.name}"): context.base,
-            }
+            {PurePosixPath(paths.HOME): job.home, PurePosixPath(paths.TEMPORARY): job.temporary},
+            {PurePosixPath(f"{paths.MODELS}/{context.model.name}"): context.base},
         )
         submission = None
         if os.path.lexists(job.task / "final_model"):

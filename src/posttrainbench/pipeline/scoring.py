@@ -15,6 +15,7 @@ from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError, InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.files import read_json
+from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.solve import Interrupted
 from posttrainbench.sandbox import Backend, Limits, Spec
 from posttrainbench.sandbox.environment import python_runtime
@@ -97,10 +98,10 @@ def evaluate_sandboxed(
         ro: dict[str, Path] = {**python_runtime(), "/in": draft / "in"}
         inside = replace(request, output="/out")
         if request.model is not None:
-            ro["/model"] = Path(request.model)
+            ro |= readable_binds("/model", Path(request.model), spare=draft / "model")
             inside = replace(inside, model="/model")
         if request.data_dir is not None:
-            ro["/data"] = Path(request.data_dir)
+            ro |= readable_binds("/data", Path(request.data_dir), spare=draft / "data")
             inside = replace(inside, data_dir="/data")
         inside.save(draft / "in" / "request.json")
         spec = Spec(

@@ -12,6 +12,7 @@ from posttrainbench import catalog
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.files import write_atomic, write_json
 from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.run_dir import now
 from posttrainbench.pipeline.trace import TraceWriter
 from posttrainbench.sandbox import Limits, Spec
@@ -53,8 +54,8 @@ def hub_mounts(context: Context) -> dict[str, Path]:
     home = context.run.job.home / folder
     (home / "refs").mkdir(parents=True, exist_ok=True)
     (home / "refs" / "main").write_text(revision, encoding="utf-8")
-    (home / "snapshots" / revision).mkdir(parents=True, exist_ok=True)
-    return {f"{paths.HOME}/{folder}/snapshots/{revision}": context.base}
+    inside = f"{paths.HOME}/{folder}/snapshots/{revision}"
+    return readable_binds(inside, context.base, spare=context.run.job.root / "base")
 
 
 def _set_aside_interrupted(context: Context) -> int:
@@ -83,6 +84,9 @@ def solve(context: Context) -> None:
     manifest = build(job, model=context.model, benchmark=context.benchmark, prompt=text)
     write_json(run.manifest_file, manifest)
     start = launch(context.agent, instruct=context.instruct)
+    brought: dict[str, Path] = {}
+    for inside, path in start.ro.items():
+        brought |= readable_binds(inside, path, spare=job.root / "brought") if path.is_dir() else {inside: path}
     wall = spec.hours * 3600
     sandbox_spec = Spec(
         argv=start.argv,
@@ -90,10 +94,10 @@ def solve(context: Context) -> None:
         env={**agent_environment(context), **start.env},
         ro={
             **python_runtime(),
-            f"{paths.MODELS}/{context.model.name}": context.base,
+            **readable_binds(f"{paths.MODELS}/{context.model.name}", context.base, spare=job.root / "base"),
             paths.CONTROL: job.control,
             **hub_mounts(context),
-            **start.ro,
+            **brought,
         },
         rw={paths.HOME: job.home, paths.TEMPORARY: job.temporary},
         hide=[str(catalog.WEIGHTS)],

@@ -1,0 +1,11 @@
+"""Submits the base model and scores it with evaluate.py, as a careful agent would."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+shutil.copytree(os.environ["PTB_BASE_MODEL"], "final_model", copy_function=shutil.copyfile)
+command = [sys.executable, "evaluate.py", "--limit", "5", "--json-output-file", "scores.json", "--outputs-file", "o.jsonl"]
+done = subprocess.run(command, check=False)
+print("evaluate.py ended with", done.returncode)
