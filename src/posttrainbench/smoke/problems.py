@@ -30,7 +30,7 @@ TEST_SEED = 20_260_308
 NGRAM = 8
 """Words in a row that count as a copy; the same length as the contamination detector's."""
 
-MAX_RESULT = 50
+MAX_RESULT = 99
 """No number in a problem or its solution is above this: a tiny model learns so few facts by heart."""
 
 # fmt: off
@@ -263,12 +263,12 @@ def _aside(s: _Scene) -> None:
         s.say(
             "There were {n} {spare} at the {place}.",
             "{when} {other} saw {n} {spare} at the {place}.",
-            n=s.rng.randint(2, 40),
+            n=s.rng.randint(2, 60),
         )
 
 
 def _sum(s: _Scene) -> None:
-    a, b = s.rng.randint(3, 30), s.rng.randint(2, 20)
+    a, b = s.rng.randint(4, 60), s.rng.randint(3, 39)
     _begin(s, a)
     _aside(s)
     _gain(s, b)
@@ -277,8 +277,8 @@ def _sum(s: _Scene) -> None:
 
 
 def _difference(s: _Scene) -> None:
-    a = s.rng.randint(8, 50)
-    b = s.rng.randint(2, min(24, a - 1))
+    a = s.rng.randint(10, 99)
+    b = s.rng.randint(3, min(49, a - 1))
     _begin(s, a)
     _aside(s)
     _loss(s, b)
@@ -287,8 +287,8 @@ def _difference(s: _Scene) -> None:
 
 
 def _sum_and_difference(s: _Scene) -> None:
-    a, b = s.rng.randint(3, 30), s.rng.randint(2, 20)
-    c = s.rng.randint(2, min(24, a + b - 1))
+    a, b = s.rng.randint(4, 60), s.rng.randint(3, 39)
+    c = s.rng.randint(3, min(49, a + b - 1))
     _begin(s, a)
     _gain(s, b)
     _loss(s, c)
@@ -313,7 +313,7 @@ def _holders(s: _Scene, a: int, b: int) -> None:
 
 
 def _product(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 8), s.rng.randint(2, 6)
+    a, b = s.rng.randint(2, 9), s.rng.randint(2, 9)
     _holders(s, a, b)
     _aside(s)
     s.multiply(a, b)
@@ -324,8 +324,8 @@ def _product(s: _Scene) -> None:
 
 
 def _product_and_difference(s: _Scene) -> None:
-    a, b = s.rng.randint(2, 8), s.rng.randint(2, 6)
-    c = s.rng.randint(2, min(20, a * b - 1))
+    a, b = s.rng.randint(2, 9), s.rng.randint(2, 9)
+    c = s.rng.randint(2, min(30, a * b - 1))
     _holders(s, a, b)
     _loss(s, c)
     s.subtract(s.multiply(a, b), c)
@@ -333,8 +333,7 @@ def _product_and_difference(s: _Scene) -> None:
 
 
 def _comparison(s: _Scene) -> None:
-    a = s.rng.randint(3, 30)
-    b = s.rng.randint(2, 20)
+    a, b = s.rng.randint(4, 60), s.rng.randint(3, 39)
     s.say(
         "On {day} {friend} had {a} {kind} {thing} at the {place}.",
         "{friend} and {other} were at the {place}, where {friend} had {a} {kind} {thing}.",
