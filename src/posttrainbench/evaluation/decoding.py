@@ -1,13 +1,16 @@
 """How answers are sampled: the submission's `generation_config.json`, within declared bounds, and nothing else of it.
 
 The reference inherits whatever that file says (reference.md part 1.0); here every honoured key has a bound, values outside
-are replaced by the default and reported, and a cap on generated tokens is never taken over.
+are replaced by the default and reported, and a cap on generated tokens is never taken over. Every engine is driven by the
+`Sampling` of each answer alone, so that two engines cannot read the file in two ways.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,27 @@ BOUNDS: Mapping[str, tuple[float, float, float]] = {
     "top_k": (0, 1_000_000, 0),
     "min_p": (0.0, 1.0, 0.0),
     "repetition_penalty": (0.5, 2.0, 1.0),
+}
+
+# Keys that transformers' own `generate` would follow and the published evaluation (vLLM) never did, with the value at
+# which they do nothing. A file that sets one otherwise is told that it has no effect.
+_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "guidance_scale": (1.0,),
+    "bad_words_ids": (),
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "sequence_bias": (),
+    "stop_strings": (),
 }
 
 
@@ -43,6 +67,51 @@ class Decoding:
     def greedy(self) -> bool:
         """True when temperature 0 makes the other sampling parameters idle."""
         return self.temperature == 0.0
+
+    def stopping_at(self, token_ids: Iterable[int | None]) -> Decoding:
+        """The same with further end-of-sequence ids (the tokenizer's own); `None` entries are skipped."""
+        merged = {*self.eos_token_ids, *(token for token in token_ids if token is not None)}
+        return dataclasses.replace(self, eos_token_ids=tuple(sorted(merged)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """All that an engine may know about how to sample one answer.
+
+    Attributes:
+        seed: 63 bits, this answer's own.
+        max_tokens: generated tokens at most, the protocol's limit and the model's context taken together.
+        stop_token_ids: sorted; the one that ends an answer is not part of it.
+    """
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    seed: int
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, decoding: Decoding, *, seed: int, max_tokens: int) -> Sampling:
+        """The parameters of one answer under `decoding`."""
+        return cls(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            top_k=decoding.top_k,
+            min_p=decoding.min_p,
+            repetition_penalty=decoding.repetition_penalty,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop_token_ids=decoding.eos_token_ids,
+        )
+
+
+def derive_seed(base: int, *parts: str) -> int:
+    """A 63-bit seed from the base seed and identifying strings (such as the prompt), stable across machines."""
+    digest = hashlib.sha256("\x1f".join([str(base), *parts]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _number(value: Any) -> float | None:
@@ -70,7 +139,7 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
         # top_k = -1 is vLLM's spelling of "off"
         if key == "top_k" and number == -1:
             number = 0.0
-        if number is None or not low <= number <= high:
+        if number is None or not low <= number <= high or (key == "top_k" and number != int(number)):
             ignored.append(f"{key}={raw!r} is outside [{low:g}, {high:g}]; {default:g} used")
             number = default
         values[key] = number
@@ -83,8 +152,14 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
         else:
             ignored.append(f"eos_token_id {item!r} is not a token id of the model")
     cap = config.get("max_new_tokens")
-    if protocol_max_tokens is not None and cap is not None and _number(cap) != protocol_max_tokens:
-        ignored.append(f"max_new_tokens={cap!r}; the protocol's {protocol_max_tokens} used")
+    if protocol_max_tokens is not None and cap is not None:
+        wanted = _number(cap)
+        if wanted is None or wanted < protocol_max_tokens:
+            ignored.append(f"max_new_tokens={cap!r}; the protocol's {protocol_max_tokens} used")
+    for key, idle in _WITHOUT_EFFECT.items():
+        raw = config.get(key)
+        if raw is not None and raw not in idle:
+            ignored.append(f"{key}={str(raw)[:80]} has no effect here")
     return Decoding(
         temperature=values["temperature"],
         top_p=values["top_p"],
@@ -96,8 +171,21 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
     )
 
 
-def from_directory(model: Path, *, vocab_size: int, protocol_max_tokens: int | None = None) -> Decoding:
-    """Decoding parameters of the model directory `model`; defaults where it has no readable generation_config.json."""
+def from_directory(
+    model: Path,
+    *,
+    vocab_size: int,
+    protocol_max_tokens: int | None = None,
+    override: Mapping[str, float] | None = None,
+) -> Decoding:
+    """Decoding parameters of the model directory `model`; defaults where it has no readable generation_config.json.
+
+    Args:
+        model: model directory.
+        vocab_size: number of token ids of the model.
+        protocol_max_tokens: the protocol's limit of generated tokens.
+        override: keys of `BOUNDS` set by the harness (few-shot baselines), in the place of the file's.
+    """
     path = model / "generation_config.json"
     config: Any = {}
     if path.is_file():
@@ -105,9 +193,10 @@ def from_directory(model: Path, *, vocab_size: int, protocol_max_tokens: int | N
             config = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError):
             config = None
-    if not isinstance(config, dict):
-        decoding = from_config({}, vocab_size=vocab_size)
-        return Decoding(
-            **{**decoding.__dict__, "ignored": ("generation_config.json is not a JSON object; defaults used",)}
-        )
-    return from_config(config, vocab_size=vocab_size, protocol_max_tokens=protocol_max_tokens)
+    unreadable = not isinstance(config, dict)
+    content = {**({} if unreadable else config), **(override or {})}
+    decoding = from_config(content, vocab_size=vocab_size, protocol_max_tokens=protocol_max_tokens)
+    if unreadable:
+        note = "generation_config.json is not a JSON object; defaults used"
+        return dataclasses.replace(decoding, ignored=(note, *decoding.ignored))
+    return decoding

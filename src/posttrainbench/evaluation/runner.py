@@ -50,6 +50,7 @@ def run(request: EvaluationRequest) -> dict[str, Any]:
         log_level="warning",
         display="none",
         max_samples=10_000,
+        max_connections=10_000,
         fail_on_error=True,
         score=request.score,
         max_tokens=max_tokens,

@@ -17,10 +17,20 @@ def create_model(request: EvaluationRequest, *, template: Path, max_tokens: int)
 
     Raises:
         SubmissionError: the model cannot be loaded.
-        ConfigurationError: no such engine in this installation.
+        EngineError: the engine failed while it loaded the model.
+        ConfigurationError: no such engine in this installation, no such model directory.
     """
+    # each is imported when asked for: the transformers engine takes seconds to import
     if request.engine == "transformers":
-        from posttrainbench.evaluation.engines.transformers import create
+        from posttrainbench.evaluation.engines import transformers
 
-        return create(request, template=template, max_tokens=max_tokens)
-    raise ConfigurationError(f"engine {request.engine!r} is not available; use transformers")
+        return transformers.create(request, template=template, max_tokens=max_tokens)
+    if request.engine == "vllm":
+        from posttrainbench.evaluation.engines import vllm
+
+        return vllm.create(request, template=template, max_tokens=max_tokens)
+    if request.engine == "replay":
+        from posttrainbench.evaluation.engines import replay
+
+        return replay.create(request)
+    raise ConfigurationError(f"unknown engine {request.engine!r}; known: transformers, vllm, replay")
