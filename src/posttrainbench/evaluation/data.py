@@ -53,9 +53,8 @@ class Download:
     name: str
 
 
-_REFERENCE = (
-    "https://raw.githubusercontent.com/aisa-group/PostTrainBench/9082063a62e10e040f1acacdec2ccfc1467e0c00/src/eval/tasks"
-)
+_COMMIT = "9082063a62e10e040f1acacdec2ccfc1467e0c00"
+_REFERENCE = f"https://raw.githubusercontent.com/aisa-group/PostTrainBench/{_COMMIT}/src/eval/tasks"
 
 # Revisions: spec/reference.md part 1 (those that inspect_evals pins since 0.4.0). The reference itself pinned only bfcl.
 SOURCES: Mapping[str, tuple[Hub | Download, ...]] = {
@@ -270,7 +269,7 @@ def _read(path: Path) -> list[Row]:
     """Rows of a .jsonl (or .json of one record per line), .jsonl.gz, .csv or .parquet file."""
     try:
         if path.suffix == ".parquet":
-            import pyarrow.parquet
+            import pyarrow.parquet  # type: ignore[import-untyped]
 
             return list(pyarrow.parquet.read_table(path).to_pylist())
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -292,7 +291,9 @@ def _need(benchmark: str, path: Path, rows: list[Row], fields: Sequence[str]) ->
     for number, row in enumerate(rows):
         absent = [field for field in fields if field not in row]
         if absent:
-            raise ConfigurationError(f"{path}, row {number}: field {absent[0]!r} is missing; not the data of {benchmark}")
+            raise ConfigurationError(
+                f"{path}, row {number}: field {absent[0]!r} is missing; not the data of {benchmark}"
+            )
 
 
 def _of_snapshot(benchmark: str, glob: str) -> Path:
@@ -378,7 +379,9 @@ def bfcl(data_dir: Path | None = None) -> Rows:
     source = _source(path)
     if "ground_truth" not in rows[0]:
         if answers is None:
-            raise ConfigurationError(f"{path} has no ground truth and there is no possible_answer/{path.name} beside it")
+            raise ConfigurationError(
+                f"{path} has no ground truth and there is no possible_answer/{path.name} beside it"
+            )
         truths = {row["id"]: row["ground_truth"] for row in _read(answers)}
         rows = [{**row, "ground_truth": truths[row["id"]]} for row in rows]
         source += f" {_source(answers)}"

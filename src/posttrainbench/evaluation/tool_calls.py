@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from inspect_ai.tool import ToolCall
+from typing import Any
 
 _BLOCK = re.compile(r"<tool_call>(.*?)</tool_call>|<tool_call>(.*)", re.DOTALL)
 _START = "<tool_call>"
@@ -56,21 +53,3 @@ def parse_hermes(completion: str) -> Parsed:
     except (ValueError, TypeError, KeyError, RecursionError):
         return Parsed(completion, ())
     return Parsed(completion[: completion.find(_START)], calls)
-
-
-def to_tool_calls(parsed: Parsed) -> list[ToolCall]:
-    """The calls as Inspect records them. Arguments that are not a JSON object are kept as a parse error, never a crash."""
-    from inspect_ai.tool import ToolCall
-
-    found: list[ToolCall] = []
-    for number, call in enumerate(parsed.calls):
-        right = isinstance(call.arguments, dict)
-        found.append(
-            ToolCall(
-                id=f"call_{number}",
-                function=call.name,
-                arguments=call.arguments if right else {},
-                parse_error=None if right else f"arguments are not an object: {str(call.arguments)[:80]}",
-            )
-        )
-    return found

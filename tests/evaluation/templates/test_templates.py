@@ -33,9 +33,7 @@ def rendered(name: str, messages: list[dict[str, Any]], **variables: Any) -> str
 
 @pytest.mark.parametrize("name", HASHES)
 def test_conformance(name: str) -> None:
-    found = tuple(
-        hashlib.sha256(rendered(name, messages).encode()).hexdigest()[:12] for messages in (HI, SYSTEM, TALK)
-    )
+    found = tuple(hashlib.sha256(rendered(name, messages).encode()).hexdigest()[:12] for messages in (HI, SYSTEM, TALK))
     assert found == HASHES[name]
 
 
@@ -71,7 +69,7 @@ def test_gemma_tools_in_one_line_of_a_system_turn() -> None:
 
 def test_smollm_tools_as_python_text_and_closed_block() -> None:
     text = rendered("smollm3", HI, tools=[TOOL])
-    assert f"### Tools\n\nYou may call one or more functions to assist with the user query.\n" in text
+    assert "### Tools\n\nYou may call one or more functions to assist with the user query.\n" in text
     assert f"<tools>\n{TOOL}\n</tools>" in text
     assert "</tool_call>\n\n<|im_end|>\n<|im_start|>user\n" in text
 

@@ -26,11 +26,19 @@ import tempfile
 import threading
 import time
 import types
+from pathlib import Path
 from typing import Any
 
 MEMORY = 4 << 30  # address space of one program, bytes
 FILE = 64 << 20  # largest file it may write, bytes
 LONGEST_ITERATION = 1_000_000
+_SERIES = (
+    collections.abc.Iterator,
+    collections.abc.KeysView,
+    collections.abc.ValuesView,
+    collections.abc.ItemsView,
+    range,
+)
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 4, 36
 
 # ---- plain data over the wire; execution.py has the counterpart of `encode` ------------------------------------------
@@ -63,7 +71,7 @@ def encode(value: Any, depth: int = 0) -> Any:
         return ["n", str(value)]
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         return encode(value.item(), depth + 1)
-    if isinstance(value, collections.abc.Iterator | collections.abc.MappingView | range):
+    if isinstance(value, _SERIES):
         items = []
         for item in value:
             items.append(encode(item, depth + 1))
@@ -245,11 +253,11 @@ class Supervisor:
 
 def _children(parent: int) -> list[int]:
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{name}/stat", "rb") as file:
-                if int(file.read().rpartition(b")")[2].split()[1]) == parent:
-                    found.append(int(name))
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                if int((process / "stat").read_bytes().rpartition(b")")[2].split()[1]) == parent:
+                    found.append(int(process.name))
     return found
 
 

@@ -55,7 +55,9 @@ def verdict(right: bool, completion: str, **metadata: Any) -> Score:
 
 def missing(reason: str, **metadata: Any) -> Score:
     """No score, and why. See the module's docstring."""
-    return Score(value=float("nan"), reason="grader_failed", explanation=reason, metadata={"missing": reason, **metadata})
+    return Score(
+        value=float("nan"), reason="grader_failed", explanation=reason, metadata={"missing": reason, **metadata}
+    )
 
 
 def _scored(judge: Judge) -> Scorer:

@@ -56,7 +56,9 @@ def paper_aime(completion: str, target: str) -> bool:
 # Line starts that carry no meaning: markup, list marks, quote marks, a display-math delimiter.
 _ANSWER = re.compile(r"^[\s*_#>`$-]*(?:final\s+)?answer\s*(?:\*\*|__|`)?\s*:\s*(.*)$", re.IGNORECASE)
 # A group of digits with its sign; a sign may stand before or behind a currency mark and apart from the digits.
-_NUMBER = re.compile(r"(?:[-+\u2212]\s*)?[$£€\\]*(?:[-+\u2212]\s*)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:/\d+)?")
+_NUMBER = re.compile(
+    r"(?:[-+\u2212]\s*)?[$£€\\]*(?:[-+\u2212]\s*)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:/\d+)?"
+)
 _LONGEST = 64  # characters; no answer comes near, and arithmetic on a million digits is a denial of service
 # Beside the number these make another statement of it: bounds, powers, exponents, products, a choice of two.
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
