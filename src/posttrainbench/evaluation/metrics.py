@@ -6,17 +6,21 @@ import dataclasses
 import importlib.metadata
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from inspect_ai.log import EvalLog, EvalSample
-from inspect_ai.scorer import value_to_float
+from inspect_ai.scorer import Score, value_to_float
 
 from posttrainbench import __version__
 from posttrainbench.evaluation.request import EvaluationRequest
 from posttrainbench.evaluation.templating import template_identity
 
+SCORERS = ("strict", "paper")
 _PACKAGES = ("inspect_ai", "inspect_evals", "transformers", "torch", "tokenizers", "vllm")
+# what Inspect's own accuracy and stderr yield; a scorer with other metrics decides its figures itself
+_STANDARD = ("accuracy", "stderr")
 
 
 def versions() -> dict[str, str]:
@@ -30,7 +34,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def mean_and_stderr(values: list[float]) -> dict[str, float | None]:
+def mean_and_stderr(values: Sequence[float]) -> dict[str, float | None]:
     """Mean and standard error (sample standard deviation, n-1, over the square root of n); stderr `None` for n < 2."""
     if not values:
         return {"accuracy": None, "stderr": None}
@@ -41,34 +45,118 @@ def mean_and_stderr(values: list[float]) -> dict[str, float | None]:
     return {"accuracy": mean, "stderr": math.sqrt(variance / len(values))}
 
 
-def summarise(log: EvalLog, *, request: EvaluationRequest, template: Path, max_tokens: int, api: Any) -> dict[str, Any]:
-    """The content of `metrics.json` from a finished Inspect log."""
-    samples: list[EvalSample] = log.samples or []
-    to_float = value_to_float()
-    scores: dict[str, list[float]] = {"strict": [], "paper": []}
+def score_value(score: Score) -> float | None:
+    """A score as a number; `None` if it is missing (NaN, or marked so by its scorer)."""
+    if (score.metadata or {}).get("missing"):
+        return None
+    value = value_to_float()(score.value)
+    return None if math.isnan(value) else value
+
+
+def missing_reason(score: Score | None) -> str | None:
+    """Why a score is missing; `None` if it is not."""
+    if score is None:
+        return "not scored"
+    if score_value(score) is not None:
+        return None
+    return str((score.metadata or {}).get("missing") or score.explanation or "no value")[:80]
+
+
+def summarise_scorer(samples: Sequence[EvalSample], name: str) -> dict[str, Any]:
+    """Mean over the items of one scorer; an item's score is the mean over its epochs.
+
+    Epochs of an item are not independent, so the standard error is taken over items. Missing scores are counted and left
+    out; an item of which every epoch is missing has no score.
+    """
+    items: dict[str, list[float]] = {}
+    reasons: Counter[str] = Counter()
     for sample in samples:
-        for name, score in (sample.scores or {}).items():
-            if name in scores:
-                scores[name].append(to_float(score.value))
+        score = (sample.scores or {}).get(name)
+        reason = missing_reason(score)
+        if reason is not None:
+            reasons[reason] += 1
+            continue
+        assert score is not None
+        value = score_value(score)
+        assert value is not None
+        items.setdefault(str(sample.id), []).append(value)
+    means = [sum(values) / len(values) for values in items.values()]
+    found: dict[str, Any] = {**mean_and_stderr(means), "scored": len(means), "missing": sum(reasons.values())}
+    if reasons:
+        found["missing_reasons"] = dict(reasons.most_common(10))
+    return found
+
+
+def _own_metrics(log: EvalLog, name: str) -> dict[str, float]:
+    """What the scorer's own metrics say, where it has others than Inspect's accuracy and stderr."""
+    for entry in log.results.scores if log.results else []:
+        if entry.name == name:
+            # reduced scores of several epochs come as one entry; NaN has no place in JSON
+            values = {key: float(metric.value) for key, metric in entry.metrics.items()}
+            return {key: value for key, value in values.items() if not math.isnan(value) and key not in _STANDARD}
+    return {}
+
+
+def scores(log: EvalLog, aggregate: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """`strict` and `paper` of a scored log.
+
+    Args:
+        log: with samples.
+        aggregate: by scorer, a function of the scorer's `Score`s (missing ones left out, one per item and epoch) that
+            returns `accuracy` and `stderr`, for benchmarks whose published figure is no plain mean.
+    """
+    samples = log.samples or []
+    found: dict[str, Any] = {}
+    for name in SCORERS:
+        found[name] = summarise_scorer(samples, name)
+        custom = (aggregate or {}).get(name)
+        if custom is not None:
+            present = [
+                score
+                for sample in samples
+                if (score := (sample.scores or {}).get(name)) is not None and score_value(score) is not None
+            ]
+            if present:
+                found[name] |= custom(present)
+        found[name] |= _own_metrics(log, name)
+    return found
+
+
+def generation(log: EvalLog, *, request: EvaluationRequest, template: Path | None, api: Any) -> dict[str, Any]:
+    """How the answers were made: engine, decoding, lengths, finish reasons."""
+    samples: list[EvalSample] = log.samples or []
     used = getattr(api, "decoding", None)
     device = getattr(api, "device", None)
     return {
-        "benchmark": request.benchmark,
-        "base_model": request.base_model,
-        "n": len(samples),
-        "strict": mean_and_stderr(scores["strict"]),
-        "paper": mean_and_stderr(scores["paper"]),
-        "primary": "strict",
-        "limit": request.limit,
-        "max_tokens": max_tokens,
-        "seed": request.seed,
         "engine": request.engine,
         "device": str(device) if device is not None else None,
-        "template": template_identity(template),
+        "template": template_identity(template) if template is not None else None,
         "decoding": dataclasses.asdict(used) if used is not None else None,
         "finish_reasons": dict(Counter(str(sample.output.stop_reason) for sample in samples)),
-        "empty": sum(1 for sample in samples if not sample.output.completion.strip()),
+        "empty": sum(1 for sample in samples if is_empty(sample)),
         "truncated": sum(1 for sample in samples if sample.output.stop_reason in ("max_tokens", "model_length")),
         "generated_tokens": sum(sample.output.usage.output_tokens for sample in samples if sample.output.usage),
-        "versions": versions(),
+    }
+
+
+def is_empty(sample: EvalSample) -> bool:
+    """Whether an answer has neither text nor a tool call."""
+    choices = sample.output.choices
+    return not sample.output.completion.strip() and not (choices and choices[0].message.tool_calls)
+
+
+def identity(log: EvalLog, *, request: EvaluationRequest, max_tokens: int, protocol_max_tokens: int) -> dict[str, Any]:
+    """What was evaluated."""
+    samples = log.samples or []
+    return {
+        "benchmark": request.benchmark,
+        "base_model": request.base_model,
+        "n": len({str(sample.id) for sample in samples}),
+        "primary": "strict",
+        "limit": request.limit,
+        "epochs": request.epochs,
+        "max_tokens": max_tokens,
+        "protocol_max_tokens": protocol_max_tokens,
+        "seed": request.seed,
+        "data": (log.eval.metadata or {}).get("data"),
     }

@@ -28,11 +28,12 @@ class Failure(StrEnum):
 
 
 class EngineError(InfrastructureError):
-    """An engine failed; `failure` says how, which decides what is tried next."""
+    """An engine failed; `failure` says how, which decides what is tried next, `attempts` what has been tried."""
 
     def __init__(self, failure: Failure, message: str) -> None:
         super().__init__(message)
         self.failure = failure
+        self.attempts: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from inspect_ai.model import (
 from inspect_ai.solver._task_state import sample_state  # no public way to know the sample inside a model provider
 from inspect_ai.tool import ToolCall, ToolChoice, ToolInfo
 
-from posttrainbench.errors import ConfigurationError, SubmissionError
+from posttrainbench.errors import ConfigurationError, PTBError, SubmissionError
 from posttrainbench.evaluation import decoding as decoding_module
 from posttrainbench.evaluation.decoding import Decoding, Sampling, derive_seed
 from posttrainbench.evaluation.request import EvaluationRequest
@@ -135,10 +135,12 @@ class Engine(ModelAPI):
 
     Attributes:
         decoding: as used, end-of-sequence ids of file and tokenizer merged.
-        failure: the error that ended the last attempt; Inspect keeps only its text.
+        failure: the engine's error that ended the last attempt; Inspect keeps only its text.
+        problem: an error of ours that no retry can mend, likewise.
     """
 
     failure: EngineError | None = None
+    problem: PTBError | None = None
     device: object | None = None
 
     def __init__(
@@ -199,7 +201,7 @@ class Engine(ModelAPI):
 
     def begin_attempt(self) -> None:
         """Called before every attempt."""
-        self.failure = None
+        self.failure, self.problem = None, None
         self._asked = {}
 
     def _seed(self, prompt: str) -> int:
@@ -232,7 +234,11 @@ class Engine(ModelAPI):
         config: GenerateConfig,
     ) -> ModelOutput:
         """Answer one conversation."""
-        prompt = self.prompt(input, tools)
+        try:
+            prompt = self.prompt(input, tools)
+        except PTBError as error:
+            self.problem = error
+            raise
         tokens: list[int] = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         limit = min(config.max_tokens or self.limit, self.limit)
         if self.context and len(tokens) >= self.context:
