@@ -6,6 +6,15 @@ import subprocess
 import sys
 
 shutil.copytree(os.environ["PTB_BASE_MODEL"], "final_model", copy_function=shutil.copyfile)
-command = [sys.executable, "evaluate.py", "--limit", "5", "--json-output-file", "scores.json", "--outputs-file", "o.jsonl"]
+command = [
+    sys.executable,
+    "evaluate.py",
+    "--limit",
+    "5",
+    "--json-output-file",
+    "scores.json",
+    "--outputs-file",
+    "o.jsonl",
+]
 done = subprocess.run(command, check=False)
 print("evaluate.py ended with", done.returncode)

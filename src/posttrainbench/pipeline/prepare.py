@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from posttrainbench.workspace import paths, prompt
 
 # Room for traces, logs and the evaluation beside a few copies of the weights.
 _DISK_RESERVE = 96 * 2**20
+_DRAFT_S = 600.0
 _NETWORK = "closed. Nothing outside of this machine can be reached; the machine's own loopback works."
 
 
@@ -131,6 +133,16 @@ def model_record(model: ResolvedModel) -> dict[str, Any]:
     }
 
 
+def _sweep(parent: Path) -> None:
+    """Remove drafts that a killed `prepare` left; a living one needs less than a second between draft and rename."""
+    for draft in parent.glob(".*.tmp"):
+        try:
+            if draft.is_dir() and time.time() - draft.stat().st_mtime > _DRAFT_S:
+                shutil.rmtree(draft, ignore_errors=True)
+        except OSError:
+            continue
+
+
 def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Backend | None = None) -> RunDirectory:
     """Check the request and the machine, then create `results/group/<run id>`.
 
@@ -157,6 +169,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     identity = f"{started}-{_slug(agent.name)}-{_slug(model.entry.name)}-{benchmark.id}-{secrets.token_hex(2)}"
     parent = results.absolute() / group
     temporary = parent / f".{identity}.tmp"
+    _sweep(parent)
     text = prompt(
         model=model.entry.name,
         model_path=f"{paths.MODELS}/{model.entry.name}",

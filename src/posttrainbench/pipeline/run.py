@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable, Mapping
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
@@ -12,7 +13,7 @@ from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.evaluate import evaluate
 from posttrainbench.pipeline.finalize import finalize
-from posttrainbench.pipeline.run_dir import STAGES, now
+from posttrainbench.pipeline.run_dir import STAGES, RunDirectory, now
 from posttrainbench.pipeline.solve import Interrupted, solve
 
 _STAGES: Mapping[str, Callable[[Context], None]] = {
@@ -73,6 +74,20 @@ def _record_failure(context: Context, name: str, error: PTBError) -> None:
         pass
 
 
+# What a stage that was killed may leave: drafts of files, of the evaluation, of a collection. All are made anew.
+_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".evaluation.new", ".collect", ".model")
+
+
+def _sweep(run: RunDirectory) -> None:
+    """Remove drafts of a killed predecessor. Only under the lock: a living process has drafts too."""
+    for pattern in _DRAFTS:
+        for path in run.path.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def resume(context: Context) -> None:
     """Do every stage that is not done, in order. On a finished run it does nothing.
 
@@ -82,6 +97,9 @@ def resume(context: Context) -> None:
         Interrupted: the user asked to stop.
     """
     with context.run.locked():
+        if context.run.done(STAGES[-1]):
+            return
+        _sweep(context.run)
         for name in STAGES[1:]:
             if not context.run.done(name):
                 run_stage(context, name)

@@ -97,6 +97,11 @@ class Bubblewrap:
     ) -> Result:
         began = time.monotonic()
         _check(spec)
+        if self._uid is not None and not _mapped(self._uid):
+            raise InfrastructureError(
+                f"this root user is root of a user namespace (a rootless container?) without user {self._uid}: map a range "
+                "of users into it, or run the harness as an ordinary user"
+            )
         # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
         with contextlib.ExitStack() as undo:
             try:
@@ -142,6 +147,15 @@ class Bubblewrap:
         if limits.processes is None or self.means.processes != "rlimit":
             return None
         return limits.processes + processes.tasks_of(os.geteuid() if self._uid is None else self._uid)
+
+
+def _mapped(uid: int) -> bool:
+    """Whether this user namespace has a user `uid` that root could become."""
+    try:
+        ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except OSError:
+        return True
+    return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
 
 
 def _check(spec: Spec) -> None:

@@ -64,7 +64,7 @@ def probe(backend: Backend) -> list[Check]:
             came_through = _accepted(listener) or _accepted(local)
         return _checks(bytes(output), result, folder, came_through)
     except PTBError as error:
-        return [Check(name="sandbox starts", ok=False, detail=str(error), fix="see the line above")]
+        return [Check(name="sandbox starts", ok=False, detail=str(error))]
     finally:
         os.environ.pop("PTB_PROBE_CANARY", None)
         shutil.rmtree(folder, ignore_errors=True)
