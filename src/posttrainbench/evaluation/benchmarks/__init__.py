@@ -21,7 +21,7 @@ class BenchmarkOptions:
         grader: Inspect model, or the name of one, that grades where no rule can; needed for scoring only, not for
             generating. `None` takes the published evaluation's.
         grader_attempts: how often a grading that fails or cannot be read is asked for again, the first time included.
-        grading_cache: JSON lines file of paid gradings that an interrupted evaluation goes on from.
+        grading_cache: file of paid gradings, for the record; the session that the runner opens reads and writes it.
         execution: where programs are run that a model wrote: `sandbox`, `process` (limited processes, only right inside
             a sandbox) or `auto`, which takes `process` if the environment says `PTB_CONFINED=1`.
     """

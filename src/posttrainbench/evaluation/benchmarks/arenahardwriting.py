@@ -12,16 +12,21 @@ from inspect_ai.solver import TaskState, generate
 
 from posttrainbench.evaluation import data
 from posttrainbench.evaluation.benchmarks import BenchmarkOptions
+from posttrainbench.evaluation.grading import Graded
 from posttrainbench.evaluation.scorers import arena
+from posttrainbench.evaluation.scorers.aggregate import Aggregate, over_entries
 from posttrainbench.evaluation.scorers.inspect import Marker, missing, paper_state, strict_state
-from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Graded, Judge
+from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Judge, why
 
 GRADER_CONFIG = GenerateConfig(max_tokens=LONGEST_REPLY, reasoning_effort="medium")
+GRADED = True
+SCORING = "outside"
 ORDER_SEED = 42
+AGGREGATE: Aggregate = {"paper": over_entries}
 _SIDES: tuple[arena.Side, arena.Side] = ("B", "A")  # the candidate's, in the first and in the second game
 
 
-async def play(judge: Judge, state: TaskState, answer: str) -> list[Graded]:
+async def play(judge: Judge, state: TaskState, answer: str) -> list[Graded[str]]:
     """Both games of a prompt: the candidate as B, then as A."""
     question, opponent = state.metadata["question"], state.metadata["opponent"]
     return [
@@ -36,24 +41,24 @@ def _markers(judge: Judge) -> tuple[Marker, Marker]:
         if not answer:  # nothing to compare, and nothing that a judge could be talked into
             return Score(value=0.0, answer="", metadata={"empty": True})
         games = await play(judge, state, answer)
-        failed = [game.error or "no verdict" for game in games if game.value is None]
-        labels = [game.value for game in games]
+        failed = [why(game) for game in games if game.value is None]
+        labels = [game.value for game in games if game.value is not None]
         if failed:
             return missing("grading failed", detail=failed, labels=labels)
         value = sum(arena.points(label, side) for label, side in zip(labels, _SIDES, strict=True)) / 2
-        replies = [game.reply[-2000:] for game in games]
+        replies = [game.text[-2000:] for game in games]
         return Score(value=value, answer=answer[-200:], metadata={"labels": labels, "replies": replies})
 
     async def mark_paper(state: TaskState, target: Target) -> Score:
         answer = arena.paper_answer(state.output.completion)
         games = await play(judge, state, answer)
-        labels = [arena.parse_paper(game.reply) for game in games]
+        labels = [arena.parse_paper(game.text) for game in games]
         entries: list[float] = []
         for label, side in zip(labels, _SIDES, strict=True):
             if label is None:
                 return missing("no verdict: the published evaluation drops the prompt", labels=labels)
             entries += arena.paper_entries(label, side)
-        metadata = {"labels": labels, "entries": entries, "aggregate": "entries"}
+        metadata = {"labels": labels, "entries": entries}
         return Score(value=sum(entries) / len(entries), answer=answer[-200:], metadata=metadata)
 
     return mark_strict, mark_paper

@@ -15,22 +15,32 @@ from inspect_ai.solver import TaskState, generate
 
 from posttrainbench.evaluation import data
 from posttrainbench.evaluation.benchmarks import BenchmarkOptions
+from posttrainbench.evaluation.grading import Graded
 from posttrainbench.evaluation.scorers import rubric
+from posttrainbench.evaluation.scorers.aggregate import Aggregate, clipped, clipped_bootstrap
 from posttrainbench.evaluation.scorers.inspect import Marker, missing, paper_state, strict_state
-from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Graded, Judge
+from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Judge, why
 
 GRADER_CONFIG = GenerateConfig(max_tokens=LONGEST_REPLY)
+GRADED = True
+SCORING = "outside"
 ORDER_SEED = 42
+AGGREGATE: Aggregate = {"strict": clipped, "paper": clipped_bootstrap}
 _ROLES = {"user": ChatMessageUser, "assistant": ChatMessageAssistant, "system": ChatMessageSystem}
 
 
-async def _grade(judge: Judge, prompts: Sequence[str]) -> list[Graded]:
+async def _grade(judge: Judge, prompts: Sequence[str]) -> list[Graded[bool]]:
     return list(await asyncio.gather(*(judge.ask([ChatMessageUser(content=p)], rubric.parse) for p in prompts)))
 
 
-def _details(rubrics: Sequence[dict[str, Any]], graded: Sequence[Graded], tags: Sequence[str]) -> dict[str, Any]:
+def _details(rubrics: Sequence[dict[str, Any]], graded: Sequence[Graded[bool]], tags: Sequence[str]) -> dict[str, Any]:
     criteria = [
-        {"points": item["points"], "tags": item["tags"], "met": one.value, "error": one.error}
+        {
+            "points": item["points"],
+            "tags": item["tags"],
+            "met": one.value,
+            "error": why(one) if one.value is None else "",
+        }
         for item, one in zip(rubrics, graded, strict=True)
     ]
     return {"criteria": criteria, "tags": list(tags)}
@@ -40,15 +50,15 @@ def _markers(judge: Judge) -> tuple[Marker, Marker]:
     async def mark_strict(state: TaskState, target: Target) -> Score:
         item, answer = state.metadata, rubric.strict_answer(state.output.completion)
         if not answer:  # else an empty answer would get the points for what it does not say
-            return Score(value=0.0, answer="", metadata={"empty": True, "aggregate": "clipped"})
+            return Score(value=0.0, answer="", metadata={"empty": True})
         rubrics = item["rubrics"]
         graded = await _grade(judge, [rubric.strict_prompt(item["prompt"], answer, one) for one in rubrics])
         details = _details(rubrics, graded, item["example_tags"])
-        failed = [one.error or "no verdict" for one in graded if one.value is None]
+        failed = [why(one) for one in graded if one.value is None]
         if failed:
             return missing("grading failed", ungraded=len(failed), detail=failed[:3], **details)
         value = rubric.score(rubrics, [bool(one.value) for one in graded])
-        return Score(value=value, answer=answer[-200:], metadata={**details, "aggregate": "clipped"})
+        return Score(value=value, answer=answer[-200:], metadata=details)
 
     async def mark_paper(state: TaskState, target: Target) -> Score:
         item, answer = state.metadata, rubric.paper_answer(state.output.completion)
@@ -57,9 +67,7 @@ def _markers(judge: Judge) -> tuple[Marker, Marker]:
         # the published quirk: what could not be graded is "not met", negative criteria included
         value = rubric.score(rubrics, [bool(one.value) for one in graded])
         ungraded = sum(1 for one in graded if one.value is None)
-        return Score(
-            value=value, answer=answer[-200:], metadata={"ungraded": ungraded, "aggregate": "clipped_bootstrap"}
-        )
+        return Score(value=value, answer=answer[-200:], metadata={"ungraded": ungraded})
 
     return mark_strict, mark_paper
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from inspect_ai.model import ChatMessage, ChatMessageSystem, ChatMessageUser
 
-from posttrainbench.evaluation.scorers.judging import Unreadable, fill
+from posttrainbench.evaluation.scorers.judging import fill
 from posttrainbench.evaluation.scorers.repetition import limit_repetitions
 from posttrainbench.evaluation.scorers.text import visible_text
 
@@ -76,16 +76,10 @@ def messages(question: str, answer_a: str, answer_b: str) -> list[ChatMessage]:
     return [ChatMessageSystem(content=SYSTEM), ChatMessageUser(content=fill(USER, safe))]
 
 
-def parse_strict(reply: str) -> str:
-    """The last of the five labels in double brackets.
-
-    Raises:
-        Unreadable: there is none.
-    """
+def parse_strict(reply: str) -> str | None:
+    """The last of the five labels in double brackets; `None` if there is none."""
     found = _STRICT.findall(reply.upper())
-    if not found:
-        raise Unreadable("no verdict label")
-    return str(found[-1])
+    return str(found[-1]) if found else None
 
 
 def parse_paper(reply: str) -> str | None:

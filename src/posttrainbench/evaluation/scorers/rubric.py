@@ -9,7 +9,7 @@ from typing import Any
 
 from inspect_evals.healthbench.scorer import GRADER_TEMPLATE  # simple-evals' text; its hash is tested
 
-from posttrainbench.evaluation.scorers.judging import Unreadable, fill
+from posttrainbench.evaluation.scorers.judging import fill
 from posttrainbench.evaluation.scorers.repetition import limit_repetitions
 from posttrainbench.evaluation.scorers.text import visible_text
 
@@ -53,21 +53,14 @@ def paper_prompt(messages: Sequence[Mapping[str, str]], answer: str, rubric: Map
     return GRADER_TEMPLATE.replace(CONVERSATION, _conversation(messages, answer)).replace(ITEM, _item(rubric))
 
 
-def parse(reply: str) -> bool:
-    """`criteria_met` of the JSON object in the reply, with or without a fence around it.
-
-    Raises:
-        Unreadable: no JSON object, or `criteria_met` is not true or false.
-    """
+def parse(reply: str) -> bool | None:
+    """`criteria_met` of the JSON object in the reply, with or without a fence around it; `None` if it cannot be read."""
     text = re.sub(r"^```(?:json)?\s*|\s*```$", "", reply.strip())
     try:
-        value = json.loads(text)
-        met = value["criteria_met"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Unreadable(f"{type(error).__name__} in {text[:80]!r}") from error
-    if not isinstance(met, bool):
-        raise Unreadable(f"criteria_met is {met!r}")
-    return met
+        met = json.loads(text)["criteria_met"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return met if isinstance(met, bool) else None
 
 
 def score(rubrics: Sequence[Mapping[str, Any]], met: Sequence[bool]) -> float:
