@@ -53,6 +53,7 @@ class Benchmark:
         items: number of scored items.
         max_tokens: generated tokens per item in the protocol.
         weight: factor of the weighted score within its suite.
+        scoring: `outside` where scoring needs what the model's sandbox has not: a grader's key, a sandbox for programs.
         tools: whether prompts pass tools, which some families render with another template.
     """
 
@@ -64,6 +65,7 @@ class Benchmark:
     weight: float
     suite: str
     tools: bool = False
+    scoring: str = "inside"
 
     def builder(self) -> Callable[..., Any]:
         """The function that builds the Inspect task (imports Inspect).

@@ -17,7 +17,7 @@ from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.prepare import check_results, prepare
 from posttrainbench.pipeline.run import resume
 from posttrainbench.pipeline.run_dir import RunDirectory
-from posttrainbench.pipeline.scoring import evaluate_sandboxed
+from posttrainbench.pipeline.scoring import evaluate_model
 from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.sandbox import get_backend
 
@@ -40,7 +40,7 @@ def _reference(out: Path, model: ResolvedModel, kind: str) -> None:
         template=model.entry.template,
         output=str(output),
     )
-    evaluate_sandboxed(request, backend=get_backend())
+    evaluate_model(request, backend=get_backend())
 
 
 def _run_of(out: Path, agent: str, plan: dict[str, str]) -> RunDirectory:

@@ -9,7 +9,7 @@ from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.files import read_json
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run_dir import now
-from posttrainbench.pipeline.scoring import evaluate_sandboxed, rewrap
+from posttrainbench.pipeline.scoring import evaluate_model, rewrap
 from posttrainbench.workspace.build import template_for
 
 
@@ -43,7 +43,7 @@ def evaluate(context: Context) -> None:
             output=str(run.evaluation),
             seed=context.spec.seed,
         )
-        metrics = evaluate_sandboxed(
+        metrics = evaluate_model(
             request,
             backend=context.backend,
             gpus=tuple(context.record["gpus"]),

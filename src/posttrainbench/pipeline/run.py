@@ -80,7 +80,8 @@ _DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".evaluation.new", ".collect", "
 
 def _sweep(run: RunDirectory) -> None:
     """Remove drafts of a killed predecessor. Only under the lock: a living process has drafts too."""
-    for pattern in _DRAFTS:
+    patterns = (*_DRAFTS, run.job.root.name) if run.done("collect") else _DRAFTS
+    for pattern in patterns:
         for path in run.path.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -184,11 +184,11 @@ def evaluate_model(
     The model runs in a sandbox. What the model's sandbox must not have, a grader's key or a sandbox of its own for
     programs, is used afterwards here, on the stored answers. Arguments, result and errors as `evaluate_sandboxed`.
     """
-    from posttrainbench.evaluation import runner
-
     if request.engine == "replay":
+        from posttrainbench.evaluation import runner
+
         return runner.run(request)
-    outside = runner.scoring_place(request) == "outside"
+    outside = catalog.benchmark(request.benchmark).scoring == "outside"
     metrics = evaluate_sandboxed(
         replace(request, score=False) if outside else request,
         backend=backend,
@@ -199,4 +199,6 @@ def evaluate_model(
     )
     if not outside:
         return metrics
+    from posttrainbench.evaluation import runner
+
     return runner.score_log(request)
