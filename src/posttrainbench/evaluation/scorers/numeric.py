@@ -6,7 +6,8 @@ import re
 import string
 from fractions import Fraction
 
-from inspect_ai._util.text import str_to_float  # reads ½ and 2² as the reference did
+from inspect_ai._util.text import str_to_float  # these two read ½ and 2² as the reference did
+from inspect_ai.scorer._unicode import unicode_number_to_float
 
 from posttrainbench.evaluation.scorers.text import paper_text, visible_text
 
@@ -21,13 +22,15 @@ def _is_numeric(token: str) -> bool:
 
 def _five_digits(token: str) -> str:
     # The reference compares after rounding to 5 significant digits: 123456 equals 123457 there (reference.md 1.1).
-    # A token such as 1.2.3, which cannot be converted, made its whole evaluation end; here it is just not equal.
+    # A token such as 1.2.3, which cannot be converted, made its whole evaluation end; here it is just not right.
     if not _is_numeric(token):
         return token
-    try:
-        return format(str_to_float(token), ".5g")
-    except (ValueError, OverflowError):
-        return token
+    for convert in (str_to_float, unicode_number_to_float):
+        try:
+            return format(convert(token), ".5g")
+        except (ValueError, OverflowError):
+            continue
+    return ""
 
 
 def paper_numeric(completion: str, target: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_CLOSED_THOUGHT = re.compile(r"<think[^>]*>.*?</think>", re.DOTALL)
+_CLOSED_THOUGHT = re.compile(r'<think(?:\s+signature="[^"]*")?(?:\s+redacted="true")?\s*>.*?</think>', re.DOTALL)
 _THINK_END = "</think>"
 _THINK_START = re.compile(r"<think[^>]*>")
 
