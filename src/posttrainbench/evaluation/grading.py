@@ -15,13 +15,13 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelOutput, get_model
 
@@ -29,6 +29,7 @@ from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.evaluation.request import DEFAULT_GRADER
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class GradingFailure(StrEnum):
@@ -45,6 +46,19 @@ class GradingFailure(StrEnum):
 
 class GradingStopped(InfrastructureError):
     """Grading ended before its end (quota, key). What was graded is kept; the same command goes on from there."""
+
+
+class Parser(Protocol[T_co]):
+    """Makes the value of a grader's answer; `None` or a `ValueError` if it cannot be read."""
+
+    def __call__(self, reply: str, /) -> T_co | None: ...
+
+
+def _parsed(parse: Parser[T], reply: str) -> T | None:
+    try:
+        return parse(reply)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -93,10 +107,8 @@ def classify(error: BaseException) -> tuple[GradingFailure, float | None]:
     text = f"{error} {getattr(error, 'body', '') or ''}".lower()
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     wait: float | None = None
-    try:
+    with suppress(TypeError, ValueError):
         wait = float(headers.get("retry-after", ""))
-    except (TypeError, ValueError):
-        pass
     if status == 402 or any(sign in text for sign in _QUOTA_SIGNS):
         return GradingFailure.QUOTA, None
     if status in (401, 403):
@@ -116,7 +128,7 @@ class Graded(Generic[T]):
         value: what `parse` made of the answer; `None` when the grading failed.
         failure: why there is no value.
         text: the grader's last answer, if it gave one.
-        detail: the error in words.
+        detail: the failure in words; empty without one.
         cached: answered from the cache, at no cost.
     """
 
@@ -269,8 +281,12 @@ def current_session() -> Session:
     return found
 
 
-def get_grader(model: str | Model | None) -> Model:
+def get_grader(model: str | Model | None, *, config: GenerateConfig | None = None) -> Model:
     """The grader as an Inspect model.
+
+    Args:
+        model: a model, or the name of one; `None` for the published evaluation's.
+        config: generation settings, where a name is given.
 
     Raises:
         ConfigurationError: unknown name, missing package or no key; one line that says which.
@@ -281,7 +297,7 @@ def get_grader(model: str | Model | None) -> Model:
     # the OpenAI client would retry on its own, unseen and uncounted
     arguments: dict[str, Any] = {"max_retries": 0} if name.split("/")[0] in ("openai", "openai-api") else {}
     try:
-        return get_model(name, config=GenerateConfig(max_retries=0), **arguments)
+        return get_model(name, config=config or GenerateConfig(), **arguments)
     except Exception as error:  # providers report a missing key, package or name in their own ways
         reason = " ".join(str(error).replace("\\[", "[").split())[:300]
         raise ConfigurationError(
@@ -307,7 +323,7 @@ async def grade(
     model: str | Model | None,
     messages: Sequence[ChatMessage],
     *,
-    parse: Callable[[str], T | None],
+    parse: Parser[T],
     attempts: int = POLICY[GradingFailure.MALFORMED].attempts,
     position: str = "",
     config: GenerateConfig | None = None,
@@ -318,7 +334,7 @@ async def grade(
     Args:
         model: any Inspect model or its name; `None` for the published evaluation's.
         messages: the question.
-        parse: makes the value of an answer; `None` for an answer that cannot be read. It must not raise.
+        parse: makes the value of an answer; returns `None` or raises `ValueError` for one that cannot be read.
         attempts: answers in all until the first that can be read; each is paid for.
         position: tells apart questions with equal messages that must be answered separately (the two orders of a
             comparison, repeated gradings).
@@ -338,10 +354,10 @@ async def grade(
     # no retries below ours, no inherited limit of connections
     settings = GenerateConfig(reasoning_summary="none").merge(config or GenerateConfig())
     settings = settings.merge(GenerateConfig(max_retries=0, max_connections=state.concurrency))
-    key = cache_key(str(grader), messages, position, settings)
+    key = cache_key(str(grader), messages, position, grader.config.merge(settings))
     known = state.cache.get(key)
     if known is not None:
-        value = parse(known)
+        value = _parsed(parse, known)
         if value is not None:
             state.counts.cached += 1
             return Graded(value, text=known, cached=True)
@@ -357,7 +373,7 @@ async def _ask(
     grader: Model,
     messages: Sequence[ChatMessage],
     settings: GenerateConfig,
-    parse: Callable[[str], T | None],
+    parse: Parser[T],
     attempts: int,
     key: str,
     waits: float,
@@ -379,7 +395,7 @@ async def _ask(
                 state.counts.input_tokens += output.usage.input_tokens
                 state.counts.output_tokens += output.usage.output_tokens
             text = output.completion
-            value = parse(text)
+            value = _parsed(parse, text)
             if value is not None:
                 state.cache.add(key, text, model=str(grader), tokens=output.usage and output.usage.total_tokens)
                 return Graded(value, text=text)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import Score, value_to_float
 
 from posttrainbench import __version__
+from posttrainbench.evaluation.decoding import Decoding
 from posttrainbench.evaluation.request import EvaluationRequest
+from posttrainbench.evaluation.scorers.aggregate import Aggregate
 from posttrainbench.evaluation.templating import template_identity
 
 SCORERS = ("strict", "paper")
 _PACKAGES = ("inspect_ai", "inspect_evals", "transformers", "torch", "tokenizers", "vllm")
-# what Inspect's own accuracy and stderr yield; a scorer with other metrics decides its figures itself
-_STANDARD = ("accuracy", "stderr")
 
 
 def versions() -> dict[str, str]:
@@ -87,39 +87,45 @@ def summarise_scorer(samples: Sequence[EvalSample], name: str) -> dict[str, Any]
     return found
 
 
-def _own_metrics(log: EvalLog, name: str) -> dict[str, float]:
-    """What the scorer's own metrics say, where it has others than Inspect's accuracy and stderr."""
-    for entry in log.results.scores if log.results else []:
-        if entry.name == name:
-            # reduced scores of several epochs come as one entry; NaN has no place in JSON
-            values = {key: float(metric.value) for key, metric in entry.metrics.items()}
-            return {key: value for key, value in values.items() if not math.isnan(value) and key not in _STANDARD}
-    return {}
+def _per_item(scores: Sequence[Score]) -> Score:
+    """One score for the epochs of an item: their mean, and all of their entries."""
+    if len(scores) == 1:
+        return scores[0]
+    metadata = dict(scores[0].metadata or {})
+    if "entries" in metadata:
+        metadata["entries"] = [entry for score in scores for entry in (score.metadata or {})["entries"]]
+    values = [value for score in scores if (value := score_value(score)) is not None]
+    return Score(value=sum(values) / len(values), metadata=metadata)
 
 
-def scores(log: EvalLog, aggregate: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def scores(log: EvalLog, aggregate: Aggregate | None = None) -> dict[str, Any]:
     """`strict` and `paper` of a scored log.
 
     Args:
         log: with samples.
-        aggregate: by scorer, a function of the scorer's `Score`s (missing ones left out, one per item and epoch) that
-            returns `accuracy` and `stderr`, for benchmarks whose published figure is no plain mean.
+        aggregate: by scorer, a function of the items' `Score`s (missing ones left out, epochs averaged) that returns
+            `accuracy` and `stderr`, for benchmarks whose published figure is no plain mean.
     """
     samples = log.samples or []
     found: dict[str, Any] = {}
     for name in SCORERS:
         found[name] = summarise_scorer(samples, name)
         custom = (aggregate or {}).get(name)
-        if custom is not None:
-            present = [
-                score
-                for sample in samples
-                if (score := (sample.scores or {}).get(name)) is not None and score_value(score) is not None
-            ]
-            if present:
-                found[name] |= custom(present)
-        found[name] |= _own_metrics(log, name)
+        if custom is None:
+            continue
+        items: dict[str, list[Score]] = {}
+        for sample in samples:
+            score = (sample.scores or {}).get(name)
+            if score is not None and score_value(score) is not None:
+                items.setdefault(str(sample.id), []).append(score)
+        if items:
+            found[name] |= custom([_per_item(scores) for scores in items.values()])
     return found
+
+
+def _as_json(value: Decoding) -> dict[str, Any]:
+    """Its fields as they come back from a JSON file: lists, no tuples."""
+    return {key: list(item) if isinstance(item, tuple) else item for key, item in dataclasses.asdict(value).items()}
 
 
 def generation(log: EvalLog, *, request: EvaluationRequest, template: Path | None, api: Any) -> dict[str, Any]:
@@ -131,7 +137,7 @@ def generation(log: EvalLog, *, request: EvaluationRequest, template: Path | Non
         "engine": request.engine,
         "device": str(device) if device is not None else None,
         "template": template_identity(template) if template is not None else None,
-        "decoding": dataclasses.asdict(used) if used is not None else None,
+        "decoding": _as_json(used) if used is not None else None,
         "finish_reasons": dict(Counter(str(sample.output.stop_reason) for sample in samples)),
         "empty": sum(1 for sample in samples if is_empty(sample)),
         "truncated": sum(1 for sample in samples if sample.output.stop_reason in ("max_tokens", "model_length")),

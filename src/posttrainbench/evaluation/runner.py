@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
     from inspect_ai.model import Model
 
-# Inspect's own limits on concurrency would starve the batch: its default starts at 20 samples and ends at 100.
+# Samples in flight. The engine alone limits its requests (`max_connections`): Inspect's own limit, which starts at 20 and
+# ends at 100 by default, would starve the batch.
 _UNLIMITED = 10_000
 
 
@@ -40,12 +41,15 @@ def scoring_place(request: EvaluationRequest) -> Literal["inside", "outside"]:
     Raises:
         ConfigurationError: unknown benchmark.
     """
-    return "outside" if getattr(_module(request), "SCORING", "inside") == "outside" else "inside"
+    declared = getattr(_module(request), "SCORING", None)
+    if declared is None:
+        declared = "outside" if needs_grader(request) or request.benchmark == "humaneval" else "inside"
+    return "outside" if declared == "outside" else "inside"
 
 
 def needs_grader(request: EvaluationRequest) -> bool:
     """Whether the benchmark's scorers ask an LLM (its module declares `GRADED = True`)."""
-    return bool(getattr(_module(request), "GRADED", False))
+    return bool(getattr(_module(request), "GRADED", request.benchmark in ("arenahardwriting", "healthbench")))
 
 
 def check_grader(request: EvaluationRequest) -> None:
@@ -252,9 +256,7 @@ def _grading(request: EvaluationRequest) -> Iterator[Any]:
         yield opened
 
 
-def _evaluate(
-    request: EvaluationRequest, task: Task, model: Model, *, score: bool, max_tokens: int | None
-) -> EvalLog:
+def _evaluate(request: EvaluationRequest, task: Task, model: Model, *, score: bool, max_tokens: int | None) -> EvalLog:
     """One pass of Inspect. Everything that it would decide from its surroundings is said here."""
     from inspect_ai import eval as inspect_eval
 
@@ -268,7 +270,7 @@ def _evaluate(
         log_level="warning",
         display="none",
         max_samples=_UNLIMITED,
-        max_connections=_UNLIMITED,
+        max_connections=model.api.max_connections(),
         max_retries=0,
         fail_on_error=True,
         score=score,
@@ -303,10 +305,10 @@ def shutdown() -> None:
     """Stop the server that the vllm engine keeps for the next benchmark of the same model; does nothing without one."""
     import sys
 
-    if "posttrainbench.evaluation.engines.vllm" in sys.modules:
-        from posttrainbench.evaluation.engines import vllm
+    if "posttrainbench.evaluation.engines.server" in sys.modules:
+        from posttrainbench.evaluation.engines.server import stop_server
 
-        vllm.stop_server()
+        stop_server()
 
 
 def run_recorded(request: EvaluationRequest) -> int:
@@ -321,7 +323,9 @@ def run_recorded(request: EvaluationRequest) -> int:
         kind = "configuration" if isinstance(error, ConfigurationError) else "infrastructure"
         outcome, status = {"ok": False, "kind": kind, "message": str(error)}, 4
         # the retry ladder's record, where there is one
-        outcome |= {name: value for name in ("failure", "attempts") if (value := getattr(error, name, None)) is not None}
+        outcome |= {
+            name: value for name in ("failure", "attempts") if (value := getattr(error, name, None)) is not None
+        }
     except Exception as error:
         traceback.print_exc()
         message = f"{type(error).__name__}: {str(error)[:500]}"

@@ -22,15 +22,15 @@ def create_model(request: EvaluationRequest, *, template: Path, max_tokens: int)
     """
     # each is imported when asked for: the transformers engine takes seconds to import
     if request.engine == "transformers":
-        from posttrainbench.evaluation.engines import transformers
+        from posttrainbench.evaluation.engines.transformers import create as create_transformers
 
-        return transformers.create(request, template=template, max_tokens=max_tokens)
+        return create_transformers(request, template=template, max_tokens=max_tokens)
     if request.engine == "vllm":
-        from posttrainbench.evaluation.engines import vllm
+        from posttrainbench.evaluation.engines.vllm import create as create_vllm
 
-        return vllm.create(request, template=template, max_tokens=max_tokens)
+        return create_vllm(request, template=template, max_tokens=max_tokens)
     if request.engine == "replay":
-        from posttrainbench.evaluation.engines import replay
+        from posttrainbench.evaluation.engines.replay import create as create_replay
 
-        return replay.create(request)
+        return create_replay(request)
     raise ConfigurationError(f"unknown engine {request.engine!r}; known: transformers, vllm, replay")

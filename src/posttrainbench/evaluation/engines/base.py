@@ -189,7 +189,7 @@ class Engine(ModelAPI):
 
     def close(self) -> None:
         """Free what the engine holds."""
-        return None
+        return
 
     def max_connections(self) -> int:
         """How many answers Inspect may ask for at once."""
@@ -249,9 +249,7 @@ class Engine(ModelAPI):
         answer = await self._answer(Job(tokens, sampling), prompt)
         stop_reason: StopReason = "stop" if answer.stopped else "model_length" if room < limit else "max_tokens"
         # with tools, vLLM keeps special tokens too: some families mark calls with them
-        text = self.tokenizer.decode(
-            answer.tokens, skip_special_tokens=not tools, clean_up_tokenization_spaces=False
-        )
+        text = self.tokenizer.decode(answer.tokens, skip_special_tokens=not tools, clean_up_tokenization_spaces=False)
         content, calls = split_tool_calls(text) if tools else (text, [])
         if calls and stop_reason == "stop":
             stop_reason = "tool_calls"

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 _STEP = 256  # columns added at once; a copy of the cache every 256 tokens costs under 1 % of decoding them
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer: buffers (rows, heads, capacity, size per head), of which `width` columns are in use."""
 
     def __init__(self, **_: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.width = 0
         self.key_buffer: Tensor
         self.value_buffer: Tensor
@@ -65,14 +65,15 @@ class RowCache(Cache):
     """
 
     def __init__(self, layers: int, rows: int, device: torch.device) -> None:
-        super().__init__(layers=[_Layer() for _ in range(layers)])
+        self.own = [_Layer() for _ in range(layers)]
+        super().__init__(layers=[*self.own])
         self.rows = rows
         self.width = 0
         self.capacity = 0
         self.mask = torch.zeros((rows, 0), dtype=torch.long, device=device)
 
     def _move(self, rows: Tensor | None, *, drop: int, lead: int, capacity: int) -> None:
-        for layer in self.layers:
+        for layer in self.own:
             layer.move(rows, drop=drop, lead=lead, capacity=capacity)
         kept = self.mask[:, drop : self.width] if rows is None else self.mask[rows, drop : self.width]
         mask = self.mask.new_zeros((kept.shape[0], capacity))
@@ -80,7 +81,7 @@ class RowCache(Cache):
         self.mask, self.rows = mask, kept.shape[0]
         self.width, self.capacity = self.width - drop + lead, capacity
 
-    def admit(self, prefilled: Cache, mask: Tensor, rows: list[int]) -> None:
+    def admit(self, prefilled: DynamicCache, mask: Tensor, rows: list[int]) -> None:
         """Put prefilled prompts into free rows.
 
         Args:
@@ -89,10 +90,11 @@ class RowCache(Cache):
             rows: where each goes.
         """
         length = mask.shape[1]
+        states = [(keys, values) for keys, values, _ in prefilled]
         if self.capacity == 0:
             self.capacity = length + _STEP
-            for layer, source in zip(self.layers, prefilled.layers, strict=True):
-                layer.start(source.keys, source.values, self.rows, self.capacity)
+            for layer, (keys, values) in zip(self.own, states, strict=True):
+                layer.start(keys, values, self.rows, self.capacity)
                 layer.width = length
             self.mask = self.mask.new_zeros((self.rows, self.capacity))
             # rows that nobody has taken yet need one valid key
@@ -103,9 +105,9 @@ class RowCache(Cache):
             self._move(None, drop=0, lead=lead, capacity=max(self.capacity, length + _STEP))
         places = torch.tensor(rows, device=self.mask.device)
         begin = self.width - length
-        for layer, source in zip(self.layers, prefilled.layers, strict=True):
-            layer.key_buffer[places, :, begin : self.width] = source.keys
-            layer.value_buffer[places, :, begin : self.width] = source.values
+        for layer, (keys, values) in zip(self.own, states, strict=True):
+            layer.key_buffer[places, :, begin : self.width] = keys
+            layer.value_buffer[places, :, begin : self.width] = values
             layer.show()
         self.mask[places] = 0
         self.mask[places, begin : self.width] = mask

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def _few(items: list[str]) -> str:
     return f"{shown} and {len(items) - 3} more" if len(items) > 3 else shown
 
 
-def check_ids(stored: Mapping[tuple[str, int], Stored], *, ids: Iterable[str], wanted: Iterable[str], epochs: int) -> None:
+def check_ids(
+    stored: Mapping[tuple[str, int], Stored], *, ids: Iterable[str], wanted: Iterable[str], epochs: int
+) -> None:
     """Compare stored ids with the benchmark's before anything is scored.
 
     Args:
@@ -139,6 +142,10 @@ class ReplayAPI(ModelAPI):
         super().__init__(model_name, base_url, api_key, [], config)
         self.stored = stored
 
+    def max_connections(self) -> int:
+        """No limit: nothing is asked of anybody."""
+        return 10_000
+
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
@@ -157,9 +164,7 @@ class ReplayAPI(ModelAPI):
             text, calls = split_tool_calls(text)
         else:
             calls = []
-        message = ChatMessageAssistant(
-            content=text, tool_calls=calls or None, model=self.model_name, source="generate"
-        )
+        message = ChatMessageAssistant(content=text, tool_calls=calls or None, model=self.model_name, source="generate")
         choice = ChatCompletionChoice(message=message, stop_reason="tool_calls" if calls else "stop")
         return ModelOutput(model=self.model_name, choices=[choice])
 
@@ -173,10 +178,8 @@ def _call(value: dict[str, Any], number: int) -> Any:
         value = {**value, "name": inner}
     arguments = value.get("arguments", {})
     if isinstance(arguments, str):
-        try:
+        with suppress(ValueError):  # kept as text, which becomes the call's parse error
             arguments = json.loads(arguments)
-        except ValueError:
-            pass  # kept as text, which becomes the call's parse error
     return tool_call(str(value.get("name", "")), arguments, number=number)
 
 
