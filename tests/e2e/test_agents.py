@@ -85,7 +85,7 @@ def test_what_the_agent_sees(base_model: Path, tmp_path: Path, monkeypatch: pyte
     assert not any("sk-canary" in file.read_text(errors="replace") for file in path.rglob("*") if file.is_file())
     assert set(seen["environment"]) <= {
         *("PATH", "HOME", "LANG", "PYTHONUNBUFFERED", "HF_HOME", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM"),
-        *("PTB_BASE_MODEL", "PTB_BENCHMARK", "PTB_HOURS", "PWD", "SHLVL", "_", "LC_CTYPE"),
+        *("PTB_BASE_MODEL", "PTB_BENCHMARK", "PTB_HOURS", "PTB_CONFINED", "PWD", "SHLVL", "_", "LC_CTYPE"),
     }
     assert seen["prompt"] == (path / "prompt.md").read_text() == seen["prompt_file"]
     assert seen["files"] == ["evaluate.py", "prompt.md", "templates", "timer.sh"]

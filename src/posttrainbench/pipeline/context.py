@@ -49,7 +49,8 @@ class Context:
     @cached_property
     def agent(self) -> Agent:
         """The agent, from the catalogue or the user's program."""
-        return parse_agent(f"{self.record['agent']['scaffold']}:{self.record['agent_argument']}")
+        agent = self.record["agent"]
+        return parse_agent(f"{agent['scaffold']}:{self.run.path / agent['copy'] if agent['copy'] else agent['model']}")
 
     @cached_property
     def model(self) -> BaseModel:

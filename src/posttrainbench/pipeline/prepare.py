@@ -16,7 +16,7 @@ from typing import Any
 
 from posttrainbench import __version__, catalog, hardware
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.files import fsync_directory, write_atomic, write_json
+from posttrainbench.files import fsync_directory, sha256_file, write_atomic, write_json
 from posttrainbench.pipeline import protocol
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
@@ -178,13 +178,19 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         hardware=machine.describe(gpus=gpus),
         network=_NETWORK,
     )
-    record = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "id": identity,
         "group": group,
         "spec": {**spec.as_json(), "agent": agent.name},
-        "agent": {"name": agent.name, "scaffold": agent.scaffold, "program": str(agent.program)},
-        "agent_argument": str(agent.program) if agent.model.endswith(".py") else agent.model,
+        "agent": {
+            "name": agent.name,
+            "scaffold": agent.scaffold,
+            "model": agent.model,
+            "program_sha256": sha256_file(agent.program),
+            # a program of the user's is kept with the run: it may be changed before somebody resumes or reads it
+            "copy": f"agent/{agent.program.name}" if agent.model.endswith(".py") else None,
+        },
         "base_model": model_record(model),
         "benchmark": benchmark.id,
         "protocol": protocol.describe(),
@@ -197,6 +203,9 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     }
     try:
         temporary.mkdir(parents=True)
+        if record["agent"]["copy"]:
+            (temporary / "agent").mkdir()
+            shutil.copyfile(agent.program, temporary / record["agent"]["copy"])
         write_atomic(temporary / "prompt.md", text)
         write_json(temporary / "run.json", record)
         temporary.rename(parent / identity)

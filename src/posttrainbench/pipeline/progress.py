@@ -94,13 +94,13 @@ class LiveDisplay:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(highlight=False)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._render)
         self._title = title
         self._stage = "starting"
         self._since = time.monotonic()
         self._deadline: float | None = None
         self._text = ""
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True, get_renderable=self._render)
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()

@@ -115,6 +115,7 @@ def evaluate_sandboxed(
                 "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                "PTB_CONFINED": "1",
             },
             ro=ro,
             rw={"/out": draft / "out"},

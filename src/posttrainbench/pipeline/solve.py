@@ -35,6 +35,8 @@ def agent_environment(context: Context) -> dict[str, str]:
         "HF_HOME": f"{paths.HOME}/.cache/huggingface",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # evaluate.py then runs programs as limited processes: this sandbox admits no further one
+        "PTB_CONFINED": "1",
         "PTB_BASE_MODEL": f"{paths.MODELS}/{context.model.name}",
         "PTB_BENCHMARK": context.benchmark.id,
         "PTB_HOURS": f"{context.spec.hours:g}",
