@@ -66,8 +66,9 @@ def _markers(judge: Judge) -> tuple[Marker, Marker]:
         graded = await _grade(judge, [rubric.paper_prompt(item["prompt"], answer, one) for one in rubrics])
         # the published quirk: what could not be graded is "not met", negative criteria included
         value = rubric.score(rubrics, [bool(one.value) for one in graded])
-        ungraded = sum(1 for one in graded if one.value is None)
-        return Score(value=value, answer=answer[-200:], metadata={"ungraded": ungraded})
+        details = _details(rubrics, graded, item["example_tags"])
+        details["ungraded"] = sum(1 for one in graded if one.value is None)
+        return Score(value=value, answer=answer[-200:], metadata=details)
 
     return mark_strict, mark_paper
 

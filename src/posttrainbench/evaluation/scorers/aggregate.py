@@ -7,12 +7,14 @@ items and of missing scores are `evaluation.metrics`' for all benchmarks alike.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from inspect_ai.scorer import Score
 
-Figures = dict[str, float | None]
+Figures = dict[str, Any]
 Aggregate = Mapping[str, Callable[[Sequence[Score]], Figures]]
 
 _RESAMPLES, _SEED = 1000, 42
@@ -37,10 +39,40 @@ def over_entries(scores: Sequence[Score]) -> Figures:
     return _figures([float(entry) for score in scores for entry in (score.metadata or {})["entries"]])
 
 
+def _by_theme(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Cut mean of the items of each theme."""
+    themes: dict[str, list[float]] = {}
+    for score in scores:
+        for tag in (score.metadata or {}).get("tags", ()):
+            kind, _, theme = tag.partition(":")
+            if kind == "theme":
+                themes.setdefault(theme, []).append(score.as_float())
+    return {theme: _clip(_figures(values)["accuracy"]) for theme, values in sorted(themes.items())}
+
+
+def _by_axis(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Points of met criteria over positive points, over all criteria of each axis together, cut to [0, 1]."""
+    achieved: Counter[str] = Counter()
+    possible: Counter[str] = Counter()
+    for score in scores:
+        for criterion in (score.metadata or {}).get("criteria", ()):
+            for tag in criterion["tags"]:
+                kind, _, axis = tag.partition(":")
+                if kind == "axis":
+                    possible[axis] += max(criterion["points"], 0)
+                    achieved[axis] += criterion["points"] if criterion["met"] else 0
+    return {axis: _clip(achieved[axis] / possible[axis]) for axis in sorted(possible) if possible[axis]}
+
+
 def clipped(scores: Sequence[Score]) -> Figures:
-    """Mean over items, cut to [0, 1]; a HealthBench item can be below 0."""
+    """Mean over items, cut to [0, 1] (a HealthBench item can be below 0), and the same by theme and by axis."""
     found = _figures([score.as_float() for score in scores])
-    return {**found, "accuracy": _clip(found["accuracy"])}
+    return {
+        "accuracy": _clip(found["accuracy"]),
+        "stderr": found["stderr"],
+        "by_theme": _by_theme(scores),
+        "by_axis": _by_axis(scores),
+    }
 
 
 def clipped_bootstrap(scores: Sequence[Score]) -> Figures:
