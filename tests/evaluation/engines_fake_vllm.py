@@ -115,6 +115,7 @@ def main() -> None:
     if os.fork() == 0:
         time.sleep(600)
         os._exit(0)
+    ThreadingHTTPServer.request_queue_size = 256
     ThreadingHTTPServer((_option("--host"), int(_option("--port"))), Handler).serve_forever()
 
 

@@ -101,8 +101,16 @@ _QUOTA_SIGNS = (
 )
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The provider's own error: Inspect hands those that it would retry over in tenacity's wrapping."""
+    attempt = getattr(error, "last_attempt", None)
+    inner = attempt.exception() if attempt is not None and attempt.done() else None
+    return error if inner is None else _cause(inner)
+
+
 def classify(error: BaseException) -> tuple[GradingFailure, float | None]:
     """Kind of an error of any Inspect model provider, and the seconds that the service asked to wait."""
+    error = _cause(error)
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     text = f"{error} {getattr(error, 'body', '') or ''}".lower()
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
@@ -216,8 +224,18 @@ class Session:
     counts: Counts = field(default_factory=Counts)
     stopped: GradingFailure | None = None
     stopped_detail: str = ""
+    _graders: dict[str, Model] = field(default_factory=dict)
     _slots: asyncio.Semaphore | None = None
     _not_before: float = 0.0
+
+    def grader(self, model: str | Model | None) -> Model:
+        """As `get_grader`, one for each name."""
+        if isinstance(model, Model):
+            return model
+        name = model or DEFAULT_GRADER
+        if name not in self._graders:
+            self._graders[name] = get_grader(name)
+        return self._graders[name]
 
     def slots(self) -> asyncio.Semaphore:
         """Made in the running loop: a session may be opened outside of any."""
@@ -297,7 +315,8 @@ def get_grader(model: str | Model | None, *, config: GenerateConfig | None = Non
     # the OpenAI client would retry on its own, unseen and uncounted
     arguments: dict[str, Any] = {"max_retries": 0} if name.split("/")[0] in ("openai", "openai-api") else {}
     try:
-        return get_model(name, config=config or GenerateConfig(), **arguments)
+        # not memoised by Inspect: its connections would belong to the event loop of an earlier evaluation
+        return get_model(name, config=config or GenerateConfig(), memoize=False, **arguments)
     except Exception as error:  # providers report a missing key, package or name in their own ways
         reason = " ".join(str(error).replace("\\[", "[").split())[:300]
         raise ConfigurationError(
@@ -347,8 +366,8 @@ async def grade(
     Raises:
         ConfigurationError: there is no such grader, or no key for it.
     """
-    grader = get_grader(model)
     state = current_session()
+    grader = state.grader(model)
     state.counts.gradings += 1
     # what a caller leaves out is decided here, not by its surroundings: no probing request for reasoning summaries,
     # no retries below ours, no inherited limit of connections
@@ -389,7 +408,8 @@ async def _ask(
             output: ModelOutput = await grader.generate(list(messages), config=settings)
         except Exception as error:  # every provider has its own error classes
             failure, wait = classify(error)
-            detail = f"{type(error).__name__}: {str(error)[:300]}"
+            cause = _cause(error)
+            detail = f"{type(cause).__name__}: {str(cause)[:300]}"
         else:
             if output.usage is not None:
                 state.counts.input_tokens += output.usage.input_tokens
