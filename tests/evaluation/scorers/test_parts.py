@@ -144,6 +144,20 @@ def test_without_a_sandbox_nothing_is_scored(monkeypatch: pytest.MonkeyPatch) ->
     assert "no bubblewrap" in outcome.detail
 
 
+def test_in_plain_processes_for_a_harness_that_is_confined_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PTB_CONFINED", "1")
+    problem = Problem("p", "", "def check(candidate):\n    assert candidate(2) == 4\n", "f")
+    jobs = [
+        Job("def f(x):\n    return 2 * x", problem),
+        Job("def f(x):\n    return x", problem),
+        Job("import os\nos._exit(0)", problem),
+        Job("assert True"),
+        Job("assert False"),
+    ]
+    execute(jobs)
+    assert [job.outcome and job.outcome.passed for job in jobs] == [True, False, False, True, False]
+
+
 def test_one_pass_substitution() -> None:
     assert fill("{A} {B}", {"{A}": "{B}", "{B}": "b"}) == "{B} b"
 
