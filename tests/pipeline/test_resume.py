@@ -191,12 +191,13 @@ def test_audit_can_be_repeated_alone(undisturbed: tuple[Path, int], capsys: pyte
 
 
 def test_audit_needs_the_stages_before_it(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    process = start("tests.pipeline.crash", "5", *arguments(base_model, tmp_path, "half_model"))
+    process = start("posttrainbench", *arguments(base_model, tmp_path, "heartbeat"))
+    wait_for(lambda: next(iter(tmp_path.glob("adhoc/*/.job/home/task/heartbeat")), None))
+    process.kill()
     process.communicate(timeout=60)
-    run = only_run(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(["audit", str(run)])
-    assert ended.value.code == 2 and "is not done" in capsys.readouterr().err
+        main(["audit", str(only_run(tmp_path))])
+    assert ended.value.code == 2 and "stage solve" in capsys.readouterr().err
 
 
 def test_a_full_disk_in_the_middle_loses_nothing(base_model: Path, tmp_path: Path) -> None:

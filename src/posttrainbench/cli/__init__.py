@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 from typing import Any
@@ -53,6 +54,8 @@ def ptb() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of the `ptb` program. Errors that a user can act on are one line on stderr, without a traceback."""
+    # the hub client reports every retry on its own; what came of it is said once, by our error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         ptb.main(args=arguments, prog_name="ptb", standalone_mode=False)
     except PTBError as error:

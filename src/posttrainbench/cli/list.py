@@ -36,7 +36,8 @@ def command(what: str, as_json: bool) -> None:
         rows = [{key: asdict(b)[key] for key in keep} | {"ready": b.ready} for b in catalog.benchmarks()]
     else:
         rows = [
-            {"agent": f"scripted:{agent.name}", "ready": True, "title": agent.title} for agent in catalog.scripted_agents()
+            {"agent": f"scripted:{agent.name}", "ready": True, "title": agent.title}
+            for agent in catalog.scripted_agents()
         ]
         rows += [
             {"agent": f"{scaffold.name}:MODEL", "ready": scaffold.ready, "title": scaffold.title}

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from posttrainbench.cli.working import describe_result, interruptible, progress, results_option
+from posttrainbench.evaluation.request import DEFAULT_GRADER
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.run import resume
@@ -29,13 +30,17 @@ def _gpus(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option("--model", "base_model", required=True, help="Base model: catalogue name, hub id or directory.")
 @click.option("--benchmark", required=True, help="Target benchmark, see `ptb list benchmarks`.")
 @click.option("--hours", type=float, default=10.0, show_default=True, help="The agent's time; fractions allowed.")
-@click.option("--grace", "grace_s", type=float, default=30.0, show_default=True, help="Seconds from SIGTERM to SIGKILL.")
+@click.option(
+    "--grace", "grace_s", type=float, default=30.0, show_default=True, help="Seconds from SIGTERM to SIGKILL."
+)
 @click.option("--memory-gib", type=float, help="Memory of the agent. [default: what the machine has, less a reserve]")
 @click.option("--disk-gib", type=float, help="What the agent may write. [default: what is free, less a reserve]")
 @click.option("--processes", type=int, default=4096, show_default=True, help="Processes and threads of the agent.")
 @click.option("--gpus", callback=_gpus, help="GPU indices such as 0 or 0,1, or none. [default: the first]")
 @click.option("--instruct", help="Instruct counterpart of a base model that is not in the catalogue.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the final evaluation.")
+@click.option("--data-dir", help="Directory of the benchmark's original data files. [default: the hub's, pinned]")
+@click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
 @click.option("--group", default="adhoc", show_default=True, help="Sub-directory of the results directory.")
 @results_option
 def command(results: Path, group: str, **options: object) -> None:

@@ -67,6 +67,7 @@ def main(*, benchmark: str, base_model: str, template: str, argv: Sequence[str] 
             max_tokens=arguments.max_tokens,
             batch_size=arguments.batch_size,
             templates_dir=arguments.templates_dir,
+            data_dir=os.environ.get("PTB_DATA_DIR"),
         )
         try:
             metrics = run(request)

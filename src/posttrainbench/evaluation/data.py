@@ -241,7 +241,12 @@ def _snapshot(benchmark: str, source: Hub, *, local_only: bool) -> Path:
         raise _missing(benchmark, f"{name} cannot be fetched ({type(error).__name__}){gated}") from error
 
 
-def _folder(benchmark: str, data_dir: Path) -> Path:
+def folder(benchmark: str, data_dir: Path) -> Path:
+    """Where a benchmark's files are in `data_dir`: a folder of its name, or `data_dir` itself.
+
+    Raises:
+        ConfigurationError: no such directory.
+    """
     if not data_dir.is_dir():
         raise ConfigurationError(f"--data-dir {data_dir}: no such directory")
     for name in (_FOLDERS.get(benchmark, benchmark), benchmark):
@@ -252,11 +257,11 @@ def _folder(benchmark: str, data_dir: Path) -> Path:
 
 def _local(benchmark: str, data_dir: Path, names: Sequence[str]) -> Path:
     """The first of `names` (relative paths) that exists for the benchmark in `data_dir`."""
-    folder = _folder(benchmark, data_dir)
+    place = folder(benchmark, data_dir)
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ConfigurationError(f"no data for {benchmark} in {data_dir}: expected {' or '.join(names)} in {folder}")
+        if (place / name).is_file():
+            return place / name
+    raise ConfigurationError(f"no data for {benchmark} in {data_dir}: expected {' or '.join(names)} in {place}")
 
 
 def _source(path: Path, root: Path | None = None) -> str:

@@ -51,6 +51,7 @@ class Evidence:
         workspace: the snapshot; its `task/` is the agent's working directory.
         manifest: protected file (below the working directory) -> SHA-256 as handed out.
         benchmark: catalogue id.
+        data_dir: where its original data files are, if not in the hub's cache.
     """
 
     base: Path
@@ -61,6 +62,7 @@ class Evidence:
     workspace: Path
     manifest: Mapping[str, str]
     benchmark: str
+    data_dir: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

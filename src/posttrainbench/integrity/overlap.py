@@ -130,7 +130,7 @@ def scan(index: Index, words: list[bytes], name: str, hits: Hits) -> None:
 def detect(evidence: Evidence) -> Outcome:
     """Scan every file of the snapshot, and the texts in the submission, for the benchmark's items."""
     try:
-        index = Index.of(test_texts(evidence.benchmark))
+        index = Index.of(test_texts(evidence.benchmark, evidence.data_dir))
     except PTBError as error:
         return Outcome(problem=str(error))
     hits, scanned, opaque, unreadable = Hits(), 0, [], []

@@ -6,11 +6,12 @@ import bz2
 import gzip
 import lzma
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 _PIECE = 8 * 2**20
+_OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # Formats whose text cannot be seen without a decoder that we do not have; named in the record.
 OPAQUE = (".parquet", ".zip", ".zst", ".7z", ".rar", ".tar", ".tgz")
 _ESCAPE = re.compile(rb"\\u[0-9a-fA-F]{4}|\\[nrtbf\"/]")
@@ -23,16 +24,8 @@ def words_of(text: str) -> list[bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opened: Any
-    if path.suffix == ".gz":
-        opened = gzip.open(path)
-    elif path.suffix == ".bz2":
-        opened = bz2.open(path)
-    elif path.suffix == ".xz":
-        opened = lzma.open(path)
-    else:
-        opened = path.open("rb")
-    file: IO[bytes] = opened
+    opener = _OPENERS.get(path.suffix, open)
+    file: IO[bytes] = opener(path, "rb")
     return file
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from posttrainbench.files import read_json, write_json
 from posttrainbench.integrity import Evidence, examine, fuse
 from posttrainbench.pipeline.context import Context
@@ -21,6 +23,7 @@ def evidence(context: Context) -> Evidence:
         workspace=run.workspace,
         manifest=read_json(run.manifest_file),
         benchmark=context.benchmark.id,
+        data_dir=None if context.spec.data_dir is None else Path(context.spec.data_dir),
     )
 
 

@@ -42,6 +42,8 @@ def evaluate(context: Context) -> None:
             template=template_for(context.model, context.benchmark),
             output=str(run.evaluation),
             seed=context.spec.seed,
+            data_dir=context.spec.data_dir,
+            grader=context.spec.grader,
         )
         metrics = evaluate_model(
             request,

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrainbench import __version__, catalog, hardware
+from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import fsync_directory, sha256_file, write_atomic, write_json
 from posttrainbench.pipeline import protocol
+from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
 from posttrainbench.pipeline.spec import RunSpec
@@ -133,6 +136,24 @@ def model_record(model: ResolvedModel) -> dict[str, Any]:
     }
 
 
+def check_benchmark(spec: RunSpec, benchmark: Benchmark) -> None:
+    """See that the benchmark's data is here and that its grader could be asked, before hours are spent.
+
+    Raises:
+        ConfigurationError: data or the grader's key is missing.
+    """
+    with tempfile.TemporaryDirectory(prefix="ptb-data-") as spare:
+        data_mounts(benchmark, spec.data_dir, spare=Path(spare))
+    if benchmark.scoring == "outside":
+        from posttrainbench.evaluation import EvaluationRequest, runner
+
+        request = EvaluationRequest(
+            benchmark=benchmark.id, base_model=spec.base_model, template="", output="", grader=spec.grader
+        )
+        if runner.needs_grader(request):
+            runner.check_grader(request)
+
+
 def _sweep(parent: Path) -> None:
     """Remove drafts that a killed `prepare` left; a living one needs less than a second between draft and rename."""
     for draft in parent.glob(".*.tmp"):
@@ -158,6 +179,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         raise ConfigurationError(f"benchmark {benchmark.id!r} cannot be evaluated by this version yet")
     model = resolve(spec.base_model, instruct=spec.instruct)
     launch(agent, instruct=model.instruct)
+    check_benchmark(spec, benchmark)
     machine = hardware.detect()
     gpus = _gpus(spec, machine)
     check_results(results, needed=4 * _model_bytes(model.base) + _DISK_RESERVE)
@@ -182,7 +204,11 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "format": FORMAT,
         "id": identity,
         "group": group,
-        "spec": {**spec.as_json(), "agent": agent.name},
+        "spec": {
+            **spec.as_json(),
+            "agent": agent.name,
+            "data_dir": None if spec.data_dir is None else str(Path(spec.data_dir).absolute()),
+        },
         "agent": {
             "name": agent.name,
             "scaffold": agent.scaffold,

@@ -15,10 +15,12 @@ from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError, InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.files import read_json
+from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.solve import Interrupted
 from posttrainbench.sandbox import Backend, Limits, Spec
 from posttrainbench.sandbox.environment import python_runtime
+from posttrainbench.workspace import paths
 
 # The reference gives one attempt 8 hours (reference.md part 3).
 _LONGEST_S = 8 * 3600.0
@@ -100,22 +102,24 @@ def evaluate_sandboxed(
         if request.model is not None:
             ro |= readable_binds("/model", Path(request.model), spare=draft / "model")
             inside = replace(inside, model="/model")
-        if request.data_dir is not None:
-            ro |= readable_binds("/data", Path(request.data_dir), spare=draft / "data")
-            inside = replace(inside, data_dir="/data")
+        data = data_mounts(catalog.benchmark(request.benchmark), request.data_dir, spare=draft / "data")
+        ro |= data.ro
+        inside = replace(inside, data_dir=data.env.get("PTB_DATA_DIR"))
         inside.save(draft / "in" / "request.json")
         spec = Spec(
             argv=(sys.executable, "-m", "posttrainbench.evaluation", "/in/request.json"),
             cwd="/out",
             env={
                 "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-                "HOME": "/home/agent",
+                "HOME": paths.HOME,
                 "LANG": "C.UTF-8",
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
                 "PYTHONUNBUFFERED": "1",
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PTB_CONFINED": "1",
+                "HF_HOME": paths.HUB_HOME,
+                **data.env,
             },
             ro=ro,
             rw={"/out": draft / "out"},

@@ -11,6 +11,7 @@ from typing import Any
 from posttrainbench import catalog
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.files import write_atomic, write_json
+from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.run_dir import now
@@ -32,7 +33,7 @@ def agent_environment(context: Context) -> dict[str, str]:
         "HOME": paths.HOME,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
-        "HF_HOME": f"{paths.HOME}/.cache/huggingface",
+        "HF_HOME": paths.HUB_HOME,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # evaluate.py then runs programs as limited processes: this sandbox admits no further one
@@ -52,11 +53,11 @@ def hub_mounts(context: Context) -> dict[str, Path]:
     identity, revision = context.model.base, context.record["base_model"]["revision"]
     if revision is None or identity.startswith(("builtin:", "/")):
         return {}
-    folder = f".cache/huggingface/hub/models--{identity.replace('/', '--')}"
-    home = context.run.job.home / folder
-    (home / "refs").mkdir(parents=True, exist_ok=True)
-    (home / "refs" / "main").write_text(revision, encoding="utf-8")
-    inside = f"{paths.HOME}/{folder}/snapshots/{revision}"
+    folder = f"hub/models--{identity.replace('/', '--')}"
+    refs = context.run.job.home / Path(paths.HUB_HOME).relative_to(paths.HOME) / folder / "refs"
+    refs.mkdir(parents=True, exist_ok=True)
+    (refs / "main").write_text(revision, encoding="utf-8")
+    inside = f"{paths.HUB_HOME}/{folder}/snapshots/{revision}"
     return readable_binds(inside, context.base, spare=context.run.job.root / "base")
 
 
@@ -89,16 +90,18 @@ def solve(context: Context) -> None:
     brought: dict[str, Path] = {}
     for inside, path in start.ro.items():
         brought |= readable_binds(inside, path, spare=job.root / "brought") if path.is_dir() else {inside: path}
+    data = data_mounts(context.benchmark, spec.data_dir, spare=job.root / "data")
     wall = spec.hours * 3600
     sandbox_spec = Spec(
         argv=start.argv,
         cwd=paths.TASK,
-        env={**agent_environment(context), **start.env},
+        env={**agent_environment(context), **data.env, **start.env},
         ro={
             **python_runtime(),
             **readable_binds(f"{paths.MODELS}/{context.model.name}", context.base, spare=job.root / "base"),
             paths.CONTROL: job.control,
             **hub_mounts(context),
+            **data.ro,
             **brought,
         },
         rw={paths.HOME: job.home, paths.TEMPORARY: job.temporary},

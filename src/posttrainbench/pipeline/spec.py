@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.evaluation.request import DEFAULT_GRADER
 
 _SHORTEST_H = 1 / 3600
 _LONGEST_H = 24 * 31.0
@@ -29,6 +30,8 @@ class RunSpec:
         gpus: indices of the GPUs the agent gets; `None` for the first one, if there is any.
         instruct: instruct counterpart, for base models that the catalogue does not have.
         seed: seed of the final evaluation.
+        data_dir: directory of the benchmark's original data files, instead of the hub.
+        grader: Inspect model that grades the LLM-graded benchmarks.
     """
 
     agent: str
@@ -42,6 +45,8 @@ class RunSpec:
     gpus: tuple[int, ...] | None = None
     instruct: str | None = None
     seed: int = 0
+    data_dir: str | None = None
+    grader: str = DEFAULT_GRADER
 
     def __post_init__(self) -> None:
         """Check the numbers.

@@ -3,6 +3,8 @@
 HOME = "/home/agent"
 TASK = "/home/agent/task"
 """The agent's working directory; `final_model/` in it is the submission."""
+HUB_HOME = f"{HOME}/.cache/huggingface"
+"""`HF_HOME`."""
 TEMPORARY = "/tmp"
 MODELS = "/models"
 """Base model, read-only, in a directory of its name."""
