@@ -120,21 +120,18 @@ def resolve(name: str, *, instruct: str | None = None) -> ResolvedModel:
         else:
             raise catalog.unknown("base model", name, (known.name for known in catalog.base_models()))
     base = _check(_directory(entry.base))
-    reference = instruct or entry.instruct
+    reference, problem, found = instruct or entry.instruct, None, None
     if reference is None:
         problem = "no instruct counterpart is known for this base model (name one with --instruct)"
-        return ResolvedModel(entry=entry, base=base, instruct=None, instruct_problem=problem)
-    try:
-        directory = (
-            Path(reference).expanduser() if instruct and Path(instruct).expanduser().is_dir() else _directory(reference)
-        )
-        return ResolvedModel(entry=entry, base=base, instruct=_check(directory.resolve()), revision=_revision(base))
-    except (ConfigurationError, InfrastructureError) as error:
-        if instruct:
-            raise
-        return ResolvedModel(
-            entry=entry, base=base, instruct=None, instruct_problem=str(error), revision=_revision(base)
-        )
+    else:
+        given = Path(reference).expanduser()
+        try:
+            found = _check((given if instruct and given.is_dir() else _directory(reference)).resolve())
+        except (ConfigurationError, InfrastructureError) as error:
+            if instruct:
+                raise
+            problem = str(error)
+    return ResolvedModel(entry=entry, base=base, instruct=found, instruct_problem=problem, revision=_revision(base))
 
 
 def _revision(path: Path) -> str | None:
