@@ -50,7 +50,12 @@ def _markers(judge: Judge) -> tuple[Marker, Marker]:
     async def mark_strict(state: TaskState, target: Target) -> Score:
         item, answer = state.metadata, rubric.strict_answer(state.output.completion)
         if not answer:  # else an empty answer would get the points for what it does not say
-            return Score(value=0.0, answer="", metadata={"empty": True})
+            unmet = [
+                {"points": one["points"], "tags": one["tags"], "met": False, "error": ""} for one in item["rubrics"]
+            ]
+            return Score(
+                value=0.0, answer="", metadata={"empty": True, "criteria": unmet, "tags": item["example_tags"]}
+            )
         rubrics = item["rubrics"]
         graded = await _grade(judge, [rubric.strict_prompt(item["prompt"], answer, one) for one in rubrics])
         details = _details(rubrics, graded, item["example_tags"])
