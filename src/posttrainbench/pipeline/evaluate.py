@@ -23,7 +23,10 @@ def evaluate(context: Context) -> None:
     """
     run = context.run
     context.progress.stage("evaluate")
-    shutil.rmtree(run.evaluation, ignore_errors=True)
+    if run.done("evaluate"):
+        # asked for again: nothing of the last time counts
+        shutil.rmtree(run.evaluation, ignore_errors=True)
+        run.set_stage("evaluate", status="running", started=now())
     invalid = read_json(run.audit / "verdict.json")["invalid"]
     if read_json(run.collection_file)["submission"] is None:
         run.set_stage("evaluate", status="done", ended=now(), outcome="no_submission")

@@ -119,6 +119,8 @@ def repeat(context: Context, name: str) -> None:
                 raise ConfigurationError(
                     f"stage {earlier} of {context.run.path} is not done; first `ptb resume {context.run.path}`"
                 )
+        # should this be interrupted, `ptb resume` must not take the run for finished
+        context.run.set_stage("finalize", status="pending")
         run_stage(context, name)
         # a new audit can make another submission scorable, and the result follows from both
         if name == "audit" and context.run.done("evaluate"):

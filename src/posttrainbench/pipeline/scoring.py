@@ -187,23 +187,37 @@ def evaluate_model(
     """Evaluate any benchmark with any engine, each part where it belongs.
 
     The model runs in a sandbox. What the model's sandbox must not have, a grader's key or a sandbox of its own for
-    programs, is used afterwards here, on the stored answers. Arguments, result and errors as `evaluate_sandboxed`.
+    programs, is used afterwards here, on the stored answers. Answers that an interrupted evaluation left in
+    `request.output` are not made again, nor are its gradings paid twice. Arguments, result and errors as
+    `evaluate_sandboxed`.
     """
     if request.engine == "replay":
         from posttrainbench.evaluation import runner
 
         return runner.run(request)
     outside = catalog.benchmark(request.benchmark).scoring == "outside"
-    metrics = evaluate_sandboxed(
-        replace(request, score=False) if outside else request,
-        backend=backend,
-        gpus=gpus,
-        memory_bytes=memory_bytes,
-        cancelled=cancelled,
-        on_output=on_output,
-    )
+    metrics: dict[str, Any] = {}
+    if not (outside and _generated(Path(request.output))):
+        metrics = evaluate_sandboxed(
+            replace(request, score=False) if outside else request,
+            backend=backend,
+            gpus=gpus,
+            memory_bytes=memory_bytes,
+            cancelled=cancelled,
+            on_output=on_output,
+        )
     if not outside:
         return metrics
     from posttrainbench.evaluation import runner
 
     return runner.score_log(request)
+
+
+def _generated(output: Path) -> bool:
+    """Whether an earlier, interrupted evaluation left all answers, and only their scoring is missing."""
+    try:
+        metrics = read_json(output / "metrics.json")
+        unscored = metrics["strict"]["accuracy"] is None and metrics["strict"]["scored"] == 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return unscored and len(list(output.glob("*.eval"))) == 1
