@@ -26,7 +26,8 @@ def paper_choice(completion: str, target: str, *, letters: str = "ABCD") -> bool
 
 _ANSWER = re.compile(r"^[\s*_#>`$-]*(?:final\s+)?answer\s*(?:\*\*|__|`)?\s*:\s*(.*)$", re.IGNORECASE)
 _WRAPPED = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{")
-_LETTER = re.compile(r"^([A-Za-z])(?:\s*[).:,](?:\s.*)?)?$")
+# a letter alone, or with the option's text behind a bracket, point, colon or dash
+_LETTER = re.compile(r"^[(\[{]*([A-Za-z])[)\]}]*(?:\s*([).:,(/\[–—-])\s*(.*))?$")
 
 
 def strict_letter(completion: str, *, letters: str = "ABCD") -> str | None:
@@ -47,19 +48,16 @@ def strict_letter(completion: str, *, letters: str = "ABCD") -> str | None:
             answer, waiting = line.strip(), False
     if answer is None:
         return None
-    plain = _WRAPPED.sub("", answer)
-    plain = re.sub(r"[*_`$(\[{}\]\\]", "", plain).strip().rstrip(".").strip()
-    if plain.endswith(")") and len(plain) == 2:
-        plain = plain[0]
+    plain = re.sub(r"[*_`$\\]", "", _WRAPPED.sub("{", answer)).strip().rstrip(".").strip()
     matched = _LETTER.match(plain)
-    if matched is None:
+    if matched is None or matched.group(1).upper() not in letters:
         return None
-    letter = matched.group(1).upper()
-    rest = plain[1:].lstrip(" ).:,")
-    # "A, B" or "A) or B)": a second option letter that stands alone is a second answer
-    if re.search(rf"(?<![A-Za-z\d'])[{letters}](?![A-Za-z\d'])", rest) or letter not in letters:
+    mark, rest = matched.group(2) or "", matched.group(3) or ""
+    # "A, B", "A/B", "A) or B)": a second letter, and not the text of the option
+    joined = r"" if mark in (",", "/") else r"(?:and|or|&|/|\+)\s+"
+    if re.match(rf"{joined}(?:(?:and|or)\s+)?[(\[]?[{letters}](?![A-Za-z\d])", rest, re.IGNORECASE):
         return None
-    return letter
+    return matched.group(1).upper()
 
 
 def strict_choice(completion: str, target: str, *, letters: str = "ABCD") -> bool:
