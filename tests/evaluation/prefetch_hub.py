@@ -97,7 +97,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             # a gated repository shows its name and commit to everybody, and its files to nobody
             if rest[:1] != ["tree"]:
                 if key in hub.files:
-                    self._json({"id": key.removeprefix("datasets/"), "sha": COMMIT, "siblings": [], "tags": []})
+                    commit = rest[1] if len(rest) > 1 else COMMIT
+                    self._json({"id": key.removeprefix("datasets/"), "sha": commit, "siblings": [], "tags": []})
                 else:
                     self._refused(key)
             elif not self._refused(key):

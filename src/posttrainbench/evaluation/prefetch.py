@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -206,6 +207,8 @@ def read_pins() -> dict[str, Any]:
 
 def prefetch(wanted: Sequence[Wanted], *, display: Display | None = None) -> Report:
     """Fetch and verify; goes on with the rest when one fails. An interrupted download is resumed by the next call."""
+    # the client reports its own retries; what comes of them is reported here
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     shown = display or Silent()
     report = Report()
     for one in wanted:
@@ -249,7 +252,8 @@ def _listing(one: Repository) -> tuple[str, list[Any]]:
     revision = one.revision or pinned
 
     def ask() -> tuple[str, list[Any]]:
-        commit = revision or str(api.repo_info(one.repo, repo_type=one.kind).sha)
+        # asked even for a known commit: unlike the listing, it fails at once where there is no hub
+        commit = str(api.repo_info(one.repo, repo_type=one.kind, revision=revision, timeout=20).sha)
         tree = api.list_repo_tree(one.repo, recursive=True, revision=commit, repo_type=one.kind)
         return commit, [entry for entry in tree if isinstance(entry, RepoFile) and _matches(entry.path, one.patterns)]
 
@@ -343,7 +347,7 @@ def _hub_file(one: Repository, commit: str, entry: Any, display: Display) -> str
     """
     from huggingface_hub import hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     where: dict[str, Any] = {"repo_type": one.kind, "revision": commit}
     try:
