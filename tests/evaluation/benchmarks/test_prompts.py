@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from inspect_ai.dataset import Sample
+from inspect_ai.log import read_eval_log
 from inspect_ai.model import ChatMessage
 from inspect_ai.solver._multiple_choice import SINGLE_ANSWER_TEMPLATE_COT
 from inspect_evals.gsm8k.gsm8k import MATH_PROMPT_TEMPLATE
@@ -25,7 +28,7 @@ from posttrainbench.evaluation.benchmarks import (
     healthbench,
     humaneval,
 )
-from tests.evaluation.helpers import SHARED, needs_data
+from tests.evaluation.helpers import SHARED, evaluate, needs_data
 
 OPTIONS = BenchmarkOptions(data_dir=SHARED)
 
@@ -88,14 +91,32 @@ def test_gpqa_order_depends_on_seed_and_item_only() -> None:
 
 
 @needs_data
-def test_gpqa_prompt_has_the_right_option_at_the_target() -> None:
+def test_gpqa_question_reaches_the_model_and_not_the_log(tmp_path: Path) -> None:
     rows = {row["id"]: row for row in data.gpqa_main(SHARED).rows}
+    seen: dict[str, str] = {}
+
+    def answer(sample_id: str, asked: list[ChatMessage]) -> str:
+        seen[sample_id] = asked[-1].text
+        return "ANSWER: A"
+
+    number = 20
+    log = evaluate(gpqamain.build(OPTIONS), answer, tmp_path, limit=number)
+    assert len(seen) == number
+    samples = log.samples or []
+    # only ids in what follows: item text must not appear in a test's output
     wrong = [
-        sample.id  # and no text: it must not appear in a test's output
-        for sample in gpqamain.build(OPTIONS).dataset
-        if f"\n{sample.target}) {rows[sample.id]['correct']}" not in str(sample.input)
+        sample.id
+        for sample in samples
+        if f"\n{sample.target}) {rows[str(sample.id)]['correct']}" not in seen[str(sample.id)]
+        or rows[str(sample.id)]["question"] not in seen[str(sample.id)]
     ]
     assert wrong == []
+    [file] = tmp_path.glob("*.eval")
+    written = read_eval_log(str(file)).model_dump_json()
+    assert written.count("text is withheld") >= number
+    told = [name for name in seen if json.dumps(rows[name]["question"])[1:80] in written]
+    assert told == []
+    assert [sample.id for sample in samples if sample.output.completion != "ANSWER: A"] == []
 
 
 @needs_data

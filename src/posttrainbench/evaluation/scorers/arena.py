@@ -62,11 +62,14 @@ def strict_answer(completion: str) -> str:
 
 
 def paper_answer(completion: str) -> str:
-    """What the published evaluation shows: thinking cut off a text that begins with it, repetitions limited."""
+    """What the published evaluation shows: thinking cut off a text that begins with it, repetitions limited.
+
+    Blanks at the ends are cut off as well, so that both scorers mostly ask the same question.
+    """
     text = completion
     if text.startswith("<think>") and "</think>" in text:
         text = text.partition("</think>")[2]
-    return limit_repetitions(text)
+    return limit_repetitions(text).strip()
 
 
 def messages(question: str, answer_a: str, answer_b: str) -> list[ChatMessage]:
