@@ -118,7 +118,7 @@ def _replay(request: EvaluationRequest, before: dict[str, Any] | None = None) ->
     """Score stored answers. `before`: metrics of their generation, which stay where scoring does not know better."""
     from posttrainbench.evaluation import metrics as figures
     from posttrainbench.evaluation.engines import create_model
-    from posttrainbench.evaluation.engines.replay import ReplayAPI, check_ids
+    from posttrainbench.evaluation.engines.replay import ReplayAPI, by_their_ids, check_ids
 
     began = time.monotonic()
     check_grader(request)
@@ -127,6 +127,8 @@ def _replay(request: EvaluationRequest, before: dict[str, Any] | None = None) ->
     assert isinstance(model.api, ReplayAPI)
     ids = [str(sample.id) for sample in task.dataset]
     wanted = ids[: request.limit] if request.limit else ids
+    aliases = {alias: str(s.id) for s in task.dataset for alias in (s.metadata or {}).get("aliases", ())}
+    model.api.stored = by_their_ids(model.api.stored, aliases)
     check_ids(model.api.stored, ids=ids, wanted=wanted, epochs=request.epochs)
     with _grading(request) as session:
         log = _finished(_evaluate(request, task, model, score=True, max_tokens=None), model)
@@ -269,6 +271,11 @@ def _evaluate(request: EvaluationRequest, task: Task, model: Model, *, score: bo
         log_format="eval",
         log_level="warning",
         display="none",
+        # a live view's database and many small writes cost more time than decoding with a tiny model
+        log_realtime=False,
+        log_buffer=_UNLIMITED,
+        log_model_api=False,
+        score_display=False,
         max_samples=_UNLIMITED,
         max_connections=model.api.max_connections(),
         max_retries=0,

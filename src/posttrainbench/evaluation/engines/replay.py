@@ -91,6 +91,25 @@ def _few(items: list[str]) -> str:
     return f"{shown} and {len(items) - 3} more" if len(items) > 3 else shown
 
 
+def by_their_ids(stored: Mapping[tuple[str, int], Stored], aliases: Mapping[str, str]) -> dict[tuple[str, int], Stored]:
+    """Stored outputs under the benchmark's own item ids, where they came under other ids in use for the same items.
+
+    Args:
+        stored: by item id and epoch.
+        aliases: other id -> item id.
+
+    Raises:
+        ConfigurationError: two outputs for one item.
+    """
+    found: dict[tuple[str, int], Stored] = {}
+    for (name, epoch), value in stored.items():
+        key = (aliases.get(name, name), epoch)
+        if key in found:
+            raise ConfigurationError(f"the completions hold item {key[0]!r} twice, once as {name!r}")
+        found[key] = value
+    return found
+
+
 def check_ids(
     stored: Mapping[tuple[str, int], Stored], *, ids: Iterable[str], wanted: Iterable[str], epochs: int
 ) -> None:

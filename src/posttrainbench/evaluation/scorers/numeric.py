@@ -128,16 +128,24 @@ def last_boxed(completion: str) -> str | None:
     return None
 
 
+def after_hashes(completion: str) -> str | None:
+    """The rest of the last line that begins with `####`, as GSM8K's own solutions end; `None` without one."""
+    lines = [line.strip() for line in visible_text(completion).splitlines()]
+    return next((line[4:].strip() for line in reversed(lines) if re.match(r"####(?!#)", line)), None)
+
+
 def strict_numeric(completion: str, target: str) -> bool:
     r"""Equality as numbers of the stated answer and the target.
 
-    The stated answer is the last `ANSWER:` line (`strict_answer`); only where there is none, the last `\boxed{...}`. It
-    must hold exactly one number; currency signs, units and markup around it do not matter. Anything that cannot be read
-    as one number is wrong.
+    The stated answer is the last `ANSWER:` line (`strict_answer`); only where there is none, the last `\boxed{...}`; and
+    only where there is neither, the last `####` line, the form of GSM8K's own solutions. It must hold exactly one number;
+    currency signs, units and markup around it do not matter. Anything that cannot be read as one number is wrong.
     """
     answer = strict_answer(completion)
     if answer is None:
         answer = last_boxed(completion)
+    if answer is None:
+        answer = after_hashes(completion)
     wanted = parse_number(target)
     if answer is None or wanted is None:
         return False
