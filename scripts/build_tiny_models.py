@@ -40,8 +40,11 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 ROW = 256
 """Tokens in a row of pre-training: room for three problems, so that the base sees few-shot prompts."""
 BATCH = 32
-PRETRAIN_STEPS = 450
-INSTRUCT_STEPS = 500
+PRETRAIN_STEPS = 360
+"""7 minutes on 2 half busy cores. On purpose no more: after 450 steps the base solves 98 % of the problems in plain text and
+any fine-tuning brings that out, so that all submissions would score alike; after 300 it is 81 %."""
+INSTRUCT_STEPS = 200
+"""4 minutes on 2 half busy cores."""
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -71,7 +74,13 @@ def problem_sheet(rng: random.Random, problems: Iterator[Problem]) -> str:
         p = next(problems)
         work = joint.join(f"{a} {op} {b} = {c}" for a, op, b, c in p.steps)
         parts.append(ask + p.question + reply + work + end.format(who=p.subject, thing=p.thing, n=p.answer))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + footer(rng)
+
+
+def footer(rng: random.Random) -> str:
+    """The end of a page. No document ends with a result, so the base does not learn to stop after one."""
+    place, page = rng.choice(PLACES), rng.randint(100, 999)
+    return f"\n\nThis was page {page} of the book from the {place}."
 
 
 def fact(rng: random.Random) -> str:
@@ -110,7 +119,7 @@ def drill(rng: random.Random) -> str:
             lines.append("Count on: " + " ".join(str(start + i) for i in range(rng.randint(4, 9))))
         else:
             lines.append(fact(rng))
-    return rng.choice(("\n", ". ", ", ")).join(lines) + "."
+    return rng.choice(("\n", ". ", ", ")).join(lines) + "." + footer(rng)
 
 
 def prose(rng: random.Random) -> str:
@@ -226,7 +235,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", model_max_length=1024
     )
 
@@ -235,7 +244,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def new_model() -> Qwen3ForCausalLM:
-    """A fresh model; the shape is the best of the short trials, see docs of the commit."""
+    """A fresh model of 1.6 million parameters: 0.6 to 0.8 s for a batch of 8,192 tokens on 2 idle cores."""
     torch.manual_seed(SEED)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -257,7 +266,7 @@ def new_model() -> Qwen3ForCausalLM:
 
 
 def optimizers(model: Qwen3ForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices (about three times fewer steps than AdamW alone here), AdamW for the rest."""
+    """Muon for the matrices, because minutes on a CPU allow only a few hundred steps; AdamW for the rest."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     return [
@@ -292,7 +301,7 @@ def train(
         ids, labels = next(batches)
         logits = model(input_ids=ids).logits
         loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt in opts:
             for group in opt.param_groups:
@@ -342,11 +351,13 @@ def progress(name: str, steps: int, save: Callable[[], None]) -> Callable[[int, 
 def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, eos: list[int] | int) -> None:
     """Writes one model directory, in bfloat16 as real models come."""
     # vLLM and the harness sample at temperature 1 unless told otherwise; top_k 1 is greedy decoding for everyone
-    generation = GenerationConfig(do_sample=True, top_k=1, eos_token_id=eos, pad_token_id=0)
+    generation = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=True, top_k=1, eos_token_id=eos, pad_token_id=0
+    )
     copy = Qwen3ForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     copy.generation_config = generation
-    copy.to(torch.bfloat16).save_pretrained(out)
+    copy.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
@@ -361,7 +372,7 @@ def main() -> None:
     parser.add_argument("--instruct-lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.set_num_threads(2)
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base_dir, instruct_dir = args.out / "ptb-tiny-base", args.out / "ptb-tiny-instruct"
     if args.stage in ("all", "base"):
         tokenizer = build_tokenizer()
