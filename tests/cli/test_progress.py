@@ -13,7 +13,16 @@ from tests.conftest import AGENTS
 
 def test_live_display(base_model: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "posttrainbench", "run", "--agent", f"scripted:{AGENTS / 'heartbeat.py'}", "--model", str(base_model)]
+    command = [
+        sys.executable,
+        "-m",
+        "posttrainbench",
+        "run",
+        "--agent",
+        f"scripted:{AGENTS / 'heartbeat.py'}",
+        "--model",
+        str(base_model),
+    ]
     process = subprocess.Popen(
         [*command, "--benchmark", "smoke-math", "--hours", "0.01", "--out", str(tmp_path)],
         stdin=theirs,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posttrainbench import catalog
+from posttrainbench import catalog, hardware
 from posttrainbench.errors import ConfigurationError, InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.files import read_json
@@ -179,7 +179,7 @@ def evaluate_model(
     request: EvaluationRequest,
     *,
     backend: Backend,
-    gpus: tuple[int, ...] = (),
+    gpus: tuple[int, ...] | None = None,
     memory_bytes: int | None = None,
     cancelled: Callable[[], bool] | None = None,
     on_output: Callable[[bytes], None] | None = None,
@@ -188,13 +188,15 @@ def evaluate_model(
 
     The model runs in a sandbox. What the model's sandbox must not have, a grader's key or a sandbox of its own for
     programs, is used afterwards here, on the stored answers. Answers that an interrupted evaluation left in
-    `request.output` are not made again, nor are its gradings paid twice. Arguments, result and errors as
-    `evaluate_sandboxed`.
+    `request.output` are not made again, nor are its gradings paid twice. Without `gpus` it gets the first one of this
+    machine, if there is any. Other arguments, result and errors as `evaluate_sandboxed`.
     """
     if request.engine == "replay":
         from posttrainbench.evaluation import runner
 
         return runner.run(request)
+    if gpus is None:
+        gpus = tuple(gpu.index for gpu in hardware.detect().gpus[:1])
     outside = catalog.benchmark(request.benchmark).scoring == "outside"
     metrics: dict[str, Any] = {}
     if not (outside and _generated(Path(request.output))):
