@@ -1,6 +1,6 @@
 """Tokens per second of an evaluation: our path against the engine driven raw, and against few connections.
 
-    python benchmarks/evaluation.py [--model DIR] [--items 200] [--max-tokens 256] [--batch-size 32] [--out FILE.json]
+    python benchmarks/evaluation.py [--model DIR | --random HIDDEN] [--items 200] [--max-tokens 256] [--out FILE.json]
 
 Without --model it takes the built-in tiny model, or a random one of the same kind where that is not built. Rows:
 
@@ -41,12 +41,30 @@ from posttrainbench.evaluation.engines.base import Answer, Job
 from posttrainbench.evaluation.request import EvaluationRequest
 
 
-def random_model(directory: Path) -> Path:
-    """A random model of the tiny model's shape, for where the real one has not been built."""
+def random_model(directory: Path, hidden: int | None = None, layers: int = 8) -> Path:
+    """A random model: of the test's shape, or of `hidden` units in `layers` layers."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.models import make_model
 
-    return make_model(directory / "random", seed=0)
+    path = make_model(directory / f"random-{hidden or 'tiny'}", seed=0)
+    if hidden is not None:
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        config = Qwen3Config(
+            vocab_size=320,
+            hidden_size=hidden,
+            intermediate_size=3 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 64,
+            num_key_value_heads=max(1, hidden // 128),
+            head_dim=64,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    return path
 
 
 class Bench:
@@ -160,6 +178,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--random", type=int, metavar="HIDDEN", help="a random model of so many hidden units instead")
+    parser.add_argument("--layers", type=int, default=8, help="layers of the random model")
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--slow-items", type=int, default=8, help="items for the rows with few connections")
     parser.add_argument("--max-tokens", type=int, default=256)
@@ -170,8 +190,8 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.model or catalog.builtin_directory("builtin:ptb-tiny-base")
-        if not (model / "config.json").is_file():
-            model = random_model(Path(scratch))
+        if arguments.random or not (model / "config.json").is_file():
+            model = random_model(Path(scratch), arguments.random, arguments.layers)
         bench = Bench(
             model,
             items=arguments.items,
@@ -190,11 +210,16 @@ def main() -> None:
             "generate": bench.generate,
         }
         rates: dict[str, list[float]] = {name: [] for name in rows}
+        extra: list[float] = []
         for _ in range(arguments.repeat):
             for name, measure in rows.items():
                 with engine._fitting_threads(bench.model, bench.model.device):
                     tokens, seconds = measure()
                 rates[name].append(tokens / seconds)
+                if name == "raw":
+                    extra.append(-seconds)
+                if name == "ptb evaluate":
+                    extra[-1] += seconds
         device = str(bench.model.device)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = medians["ptb evaluate"]
@@ -207,6 +232,8 @@ def main() -> None:
     for name, median in medians.items():
         spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
         print(f"{name:16}{median:10.0f}{spread:>18}{ours / median:17.2f}x")
+    cost = 1000 * statistics.median(extra) / arguments.items
+    print(f"ptb evaluate takes {cost:.1f} ms per item more than raw, whatever the model and the length of its answers")
     if arguments.out:
         found = {
             "device": device,
