@@ -233,7 +233,7 @@ def main() -> None:
         spread = f"{min(rates[name]):.0f} to {max(rates[name]):.0f}"
         print(f"{name:16}{median:10.0f}{spread:>18}{ours / median:17.2f}x")
     cost = 1000 * statistics.median(extra) / arguments.items
-    print(f"ptb evaluate takes {cost:.1f} ms per item more than raw, whatever the model and the length of its answers")
+    print(f"ptb evaluate takes {cost:.1f} ms per item more than raw")
     if arguments.out:
         found = {
             "device": device,

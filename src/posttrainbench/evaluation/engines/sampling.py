@@ -2,7 +2,7 @@
 
 The steps and their order are vLLM's (repetition penalty, temperature, min_p, top_k, top_p), so that both engines draw from
 the same distribution. One uniform number per row and step, looked up in the cumulative distribution, replaces a full
-vocabulary of random numbers: with 150 000 tokens and 64 rows that is the difference between 0.1 ms and 80 ms of CPU time.
+vocabulary of random numbers: for 64 rows of 151 936 tokens, 0.2 ms instead of 220 ms of CPU time per step.
 """
 
 from __future__ import annotations
