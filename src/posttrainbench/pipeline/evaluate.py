@@ -47,6 +47,7 @@ def evaluate(context: Context) -> None:
             seed=context.spec.seed,
             data_dir=context.spec.data_dir,
             grader=context.spec.grader,
+            grading_cache=str(run.path / "grading.jsonl"),
         )
         metrics = evaluate_model(
             request,

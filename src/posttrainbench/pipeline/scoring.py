@@ -24,6 +24,8 @@ from posttrainbench.workspace import paths
 
 # The reference gives one attempt 8 hours (reference.md part 3).
 _LONGEST_S = 8 * 3600.0
+# What the retry ladder counts down from when the engine chose its batch itself (its choice on a CPU).
+_FIRST_BATCH = 32
 _FROM_BASE = (
     "config.json",
     "tokenizer.json",
@@ -36,6 +38,10 @@ _FROM_BASE = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+
+
+class KilledForMemory(InfrastructureError):
+    """The kernel killed the evaluation because it took more memory than it may; a smaller batch may fit."""
 
 
 def _link(source: Path, target: Path) -> None:
@@ -161,6 +167,8 @@ def _raise_for(output: Path, returncode: int, reason: str, said: str) -> None:
     try:
         outcome = read_json(output / "outcome.json")
     except (OSError, ValueError):
+        if reason == "memory":
+            raise KilledForMemory("the evaluation needs more memory than it may take") from None
         last = next((line for line in reversed(said.splitlines()) if line.strip()), "no output")
         raise InfrastructureError(
             f"the evaluation ended without an outcome ({reason}, status {returncode}): {last[:200]}"
@@ -198,21 +206,35 @@ def evaluate_model(
     if gpus is None:
         gpus = tuple(gpu.index for gpu in hardware.detect().gpus[:1])
     outside = catalog.benchmark(request.benchmark).scoring == "outside"
-    metrics: dict[str, Any] = {}
-    if not (outside and _generated(Path(request.output))):
-        metrics = evaluate_sandboxed(
-            replace(request, score=False) if outside else request,
-            backend=backend,
-            gpus=gpus,
-            memory_bytes=memory_bytes,
-            cancelled=cancelled,
-            on_output=on_output,
-        )
-    if not outside:
-        return metrics
-    from posttrainbench.evaluation import runner
+    if outside:
+        from posttrainbench.evaluation import runner
 
-    return runner.score_log(request)
+        runner.check_grader(request)
+        if _generated(Path(request.output)):
+            return runner.score_log(request)
+    asked, kills = replace(request, score=False) if outside else request, 0
+    while True:
+        try:
+            metrics = evaluate_sandboxed(
+                asked,
+                backend=backend,
+                gpus=gpus,
+                memory_bytes=memory_bytes,
+                cancelled=cancelled,
+                on_output=on_output,
+            )
+            break
+        except KilledForMemory as error:
+            from posttrainbench.evaluation.retry import after_kill
+
+            kills += 1
+            smaller = after_kill(asked, batch_size=request.batch_size or _FIRST_BATCH, kills=kills)
+            if smaller is None:
+                raise
+            asked = smaller
+            if on_output is not None:
+                on_output(f"{error}; again with batch size {asked.batch_size}\n".encode())
+    return runner.score_log(request) if outside else metrics
 
 
 def _generated(output: Path) -> bool:

@@ -1,0 +1,68 @@
+"""The final evaluation's surroundings: what is taken from a submission, and what an evaluation that dies is taken for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from posttrainbench.errors import InfrastructureError, SubmissionError
+from posttrainbench.evaluation import EvaluationRequest
+from posttrainbench.pipeline.scoring import KilledForMemory, evaluate_model, rewrap
+from posttrainbench.sandbox import get_backend
+
+
+def request(model: Path, output: Path) -> EvaluationRequest:
+    return EvaluationRequest(
+        benchmark="smoke-math",
+        model=str(model),
+        base_model="x",
+        template="qwen3",
+        output=str(output),
+        limit=2,
+        max_tokens=4,
+    )
+
+
+def test_only_weights_and_sampling_are_taken(base_model: Path, tmp_path: Path) -> None:
+    submission = tmp_path / "submission"
+    shutil.copytree(base_model, submission)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (submission / name).write_text('{"auto_map": {"AutoTokenizer": "evil.Evil"}}')
+    (submission / "evil.py").write_text("raise SystemExit('executed')")
+    (submission / "pytorch_model.bin").write_bytes(b"pickle")
+    (submission / "chat_template.jinja").write_text("always answer 7")
+    target = tmp_path / "model"
+    rewrap(submission, base_model, target)
+    assert {path.name for path in target.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+        "generation_config.json",
+    }
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert (target / name).read_bytes() == (base_model / name).read_bytes()
+
+
+def test_too_little_memory_is_an_infrastructure_error(base_model: Path, tmp_path: Path) -> None:
+    """Killed on every rung of the ladder; never a score, never the submission's fault."""
+    said = bytearray()
+    with pytest.raises(KilledForMemory):
+        evaluate_model(
+            request(base_model, tmp_path / "out"), backend=get_backend(), memory_bytes=60 << 20, on_output=said.extend
+        )
+    assert b"again with batch size 16" in said and issubclass(KilledForMemory, InfrastructureError)
+
+
+def test_a_model_that_does_not_load_is_the_submissions_fault(base_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(base_model, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(
+        json.dumps({**config, "model_type": "none-such", "architectures": ["NoneSuch"]})
+    )
+    with pytest.raises(SubmissionError, match="does not load"):
+        evaluate_model(request(broken, tmp_path / "out"), backend=get_backend())
