@@ -41,6 +41,8 @@ def data_mounts(benchmark: Benchmark, data_dir: str | None, *, spare: Path) -> D
     if benchmark.id not in data.LOADERS:
         return DataMounts()
     if data_dir is not None:
+        # read once here, so that what is wrong with the files is said in the user's own paths
+        data.LOADERS[benchmark.id](Path(data_dir))
         folder = data.folder(benchmark.id, Path(data_dir))
         return DataMounts(ro=readable_binds(_INSIDE, folder, spare=spare), env={"PTB_DATA_DIR": _INSIDE})
     ro: dict[str, Path] = {}
