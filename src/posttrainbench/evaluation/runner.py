@@ -4,8 +4,8 @@ Run by the harness inside a sandbox as `python -m posttrainbench.evaluation REQU
 the same code. It always leaves `outcome.json`, which says whose fault a missing score is.
 
 What a model's sandbox must not have (a grader's key, a sandbox for programs that a model wrote) is needed by some scorers.
-Their benchmarks declare `SCORING = "outside"`: the harness asks for generation only (`score=False`), and calls `score_log`
-outside, which replays the stored answers through the benchmark's task, built anew from its own data. Nothing but the
+The catalogue lists their benchmarks with `scoring = "outside"`: the harness asks for generation only
+(`score=False`), and calls `score_log` outside, which replays the stored answers through the benchmark's task, built anew from its own data. Nothing but the
 answers is taken from the sandbox.
 """
 
@@ -41,10 +41,7 @@ def scoring_place(request: EvaluationRequest) -> Literal["inside", "outside"]:
     Raises:
         ConfigurationError: unknown benchmark.
     """
-    declared = getattr(_module(request), "SCORING", None)
-    if declared is None:
-        declared = "outside" if needs_grader(request) or request.benchmark == "humaneval" else "inside"
-    return "outside" if declared == "outside" else "inside"
+    return "outside" if catalog.benchmark(request.benchmark).scoring == "outside" else "inside"
 
 
 def needs_grader(request: EvaluationRequest) -> bool:

@@ -20,7 +20,6 @@ from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Judge, why
 
 GRADER_CONFIG = GenerateConfig(max_tokens=LONGEST_REPLY, reasoning_effort="medium")
 GRADED = True
-SCORING = "outside"
 ORDER_SEED = 42
 AGGREGATE: Aggregate = {"paper": over_entries}
 _SIDES: tuple[arena.Side, arena.Side] = ("B", "A")  # the candidate's, in the first and in the second game

@@ -23,7 +23,6 @@ from posttrainbench.evaluation.scorers.judging import LONGEST_REPLY, Judge, why
 
 GRADER_CONFIG = GenerateConfig(max_tokens=LONGEST_REPLY)
 GRADED = True
-SCORING = "outside"
 ORDER_SEED = 42
 AGGREGATE: Aggregate = {"strict": clipped, "paper": clipped_bootstrap}
 _ROLES = {"user": ChatMessageUser, "assistant": ChatMessageAssistant, "system": ChatMessageSystem}

@@ -14,8 +14,6 @@ from posttrainbench.evaluation.scorers.code import paper_program, strict_program
 from posttrainbench.evaluation.scorers.execution import Executor, Outcome, Problem
 from posttrainbench.evaluation.scorers.inspect import Marker, missing, paper_state, strict_state, verdict
 
-SCORING = "outside"  # answers run in a sandbox of their own, not in the model's
-
 
 def _score(outcome: Outcome, program: str) -> Score:
     if outcome.passed is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from posttrainbench.evaluation.scorers.text import paper_text, visible_text
+from posttrainbench.evaluation.scorers.text import paper_text, strict_answer
 
 # spec/reference.md 1.3: tried in this order, and of each the first match counts
 _PAPER_LINE = re.compile(r"^ANSWER\s*:\s*([A-Za-z\d ,]+)\s*(?:$|\n|\.)", re.IGNORECASE | re.MULTILINE)
@@ -24,7 +24,6 @@ def paper_choice(completion: str, target: str, *, letters: str = "ABCD") -> bool
     return len(letter) == 1 and letter in letters and letter == target
 
 
-_ANSWER = re.compile(r"^[\s*_#>`$-]*(?:final\s+)?answer\s*(?:\*\*|__|`)?\s*:\s*(.*)$", re.IGNORECASE)
 _WRAPPED = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{")
 # a letter alone, or with the option's text behind a bracket, point, colon or dash
 _LETTER = re.compile(r"^[(\[{]*([A-Za-z])[)\]}]*(?:\s*([).:,(/\[–—-])\s*(.*))?$")
@@ -37,15 +36,7 @@ def strict_letter(completion: str, *, letters: str = "ABCD") -> str | None:
     (`ANSWER: B) the second`). `A or B`, `A, B`, `AB`, `none` and letters that are no option are no answer; neither is an
     earlier line, so that hedging over several lines gains nothing.
     """
-    answer: str | None = None
-    waiting = False
-    for line in visible_text(completion).splitlines():
-        matched = _ANSWER.match(line)
-        if matched:
-            answer = matched.group(1).strip()
-            waiting = not answer.strip("*_`$ ")
-        elif waiting and line.strip("*_`$ \t"):
-            answer, waiting = line.strip(), False
+    answer = strict_answer(completion)
     if answer is None:
         return None
     plain = re.sub(r"[*_`$\\]", "", _WRAPPED.sub("{", answer)).strip().rstrip(".").strip()

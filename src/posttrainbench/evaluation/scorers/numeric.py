@@ -9,7 +9,7 @@ from fractions import Fraction
 from inspect_ai._util.text import str_to_float  # these two read ½ and 2² as the reference did
 from inspect_ai.scorer._unicode import unicode_number_to_float
 
-from posttrainbench.evaluation.scorers.text import paper_text, visible_text
+from posttrainbench.evaluation.scorers.text import paper_text, strict_answer, visible_text
 
 _MARKUP = re.compile(r"[$,£€*_]")
 _LONE_POINT = re.compile(r"\.(?=\s|$|\D)")
@@ -57,7 +57,6 @@ def paper_aime(completion: str, target: str) -> bool:
 
 
 # Line starts that carry no meaning: markup, list marks, quote marks, a display-math delimiter.
-_ANSWER = re.compile(r"^[\s*_#>`$-]*(?:final\s+)?answer\s*(?:\*\*|__|`)?\s*:\s*(.*)$", re.IGNORECASE)
 # A group of digits with its sign; a sign may stand before or behind a currency mark and apart from the digits.
 _NUMBER = re.compile(
     r"(?:[-+\u2212]\s*)?[$£€\\]*(?:[-+\u2212]\s*)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?(?:/\d+)?"
@@ -94,24 +93,6 @@ def parse_number(text: str) -> Fraction | None:
         return Fraction(plain)
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def strict_answer(completion: str) -> str | None:
-    """The stated answer: the rest of the last line that begins with `ANSWER:` outside of thinking, `None` without one.
-
-    Markup before the word does not matter, nor does its case; `Final answer:` is the same. If the rest is empty, the next
-    line that is not counts.
-    """
-    answer: str | None = None
-    waiting = False
-    for line in visible_text(completion).splitlines():
-        matched = _ANSWER.match(line)
-        if matched:
-            answer = matched.group(1).strip()
-            waiting = not answer.strip("*_`$ ")
-        elif waiting and line.strip("*_`$ \t"):
-            answer, waiting = line.strip(), False
-    return answer
 
 
 def last_boxed(completion: str) -> str | None:
