@@ -5,8 +5,8 @@ the same code. It always leaves `outcome.json`, which says whose fault a missing
 
 What a model's sandbox must not have (a grader's key, a sandbox for programs that a model wrote) is needed by some scorers.
 The catalogue lists their benchmarks with `scoring = "outside"`: the harness asks for generation only
-(`score=False`), and calls `score_log` outside, which replays the stored answers through the benchmark's task, built anew from its own data. Nothing but the
-answers is taken from the sandbox.
+(`score=False`), and calls `score_log` outside, which replays the stored answers through the benchmark's task, built anew
+from its own data. Nothing but the answers is taken from the sandbox.
 """
 
 from __future__ import annotations
