@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,10 +62,46 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# Deeper than any tree that work leaves; trees made to break a recursion, or a path's length, go on for ever.
+_DEEPEST = 64
+
+
 def walk_files(root: Path) -> Iterator[Path]:
-    """Every path below `root` that is not a real directory (links are not followed), in sorted order."""
-    for directory, names, files in os.walk(root, followlinks=False):
-        names.sort()
-        here = Path(directory)
-        for name in sorted([*files, *(n for n in names if (here / n).is_symlink())]):
-            yield here / name
+    """Every path below `root` that is not a real directory (links are not followed), sorted within each directory.
+
+    Directories that cannot be looked into (too deep, not readable) are yielded themselves, so that they are not missed.
+    """
+    pending = [(root, 0)]
+    while pending:
+        directory, depth = pending.pop()
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            yield directory
+            continue
+        deeper = []
+        for entry in entries:
+            path = Path(entry.path)
+            if not entry.is_dir(follow_symlinks=False) or depth + 1 >= _DEEPEST:
+                yield path
+            else:
+                deeper.append((path, depth + 1))
+        pending.extend(reversed(deeper))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it, however deep; does nothing if it is not there.
+
+    `rm` rather than `shutil.rmtree`, which recurses and gives up on trees that were made deep on purpose.
+    """
+    if path.is_dir() and not path.is_symlink():
+        with contextlib.suppress(RecursionError):
+            shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():
+        subprocess.run(["rm", "-rf", "--", str(path)], capture_output=True, check=False)
+
+
+def printable(text: str) -> str:
+    """Text of an agent's as it may go to a terminal: control characters, and what steers terminals, become visible."""
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)

@@ -126,3 +126,11 @@ def test_links_out_of_the_workspace_are_no_submission_of_secrets(base_model: Pat
     findings = json.loads((path / "audit" / "findings.json").read_text())["validity"]["findings"]
     assert "link-out" in {finding["rule"] for finding in findings}
     assert result(path)["status"] == "unloadable"
+
+
+def test_escapes_and_closed_directories(base_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run(str(AGENTS / "escapes.py"), base_model, tmp_path)
+    main(["show", str(path)])
+    shown = capsys.readouterr().out
+    assert "all good" in shown and "\x1b" not in shown and "\u202e" not in shown
+    assert (path / "workspace" / "task" / "closed" / "inner" / "data.txt").read_text() == "hidden"

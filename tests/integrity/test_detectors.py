@@ -279,8 +279,21 @@ def test_overlap_reads_compressed_and_hidden_files(evidence: Evidence) -> None:
     assert found(overlap.detect(evidence)) == len(ITEMS)
 
 
-def test_overlap_broken_archive_is_named(evidence: Evidence) -> None:
-    (evidence.workspace / "task" / "x.gz").write_bytes(b"\x1f\x8b broken")
+@pytest.mark.parametrize("name", ["x.gz", "x.bz2", "x.xz"])
+def test_overlap_broken_archive_is_named(name: str, evidence: Evidence) -> None:
+    (evidence.workspace / "task" / name).write_bytes(b"\x1f\x8b broken")
+    assert overlap.detect(evidence).numbers["unreadable"] == [f"task/{name}"]
+
+
+def test_overlap_torn_archive(evidence: Evidence) -> None:
+    packed = gzip.compress("\n".join(ITEMS).encode())
+    (evidence.workspace / "task" / "x.gz").write_bytes(packed[: len(packed) // 2] + b"zz")
+    assert overlap.detect(evidence).numbers["unreadable"] == ["task/x.gz"]
+
+
+def test_overlap_endless_archive_ends(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrainbench.integrity.text._LONGEST", 32 << 20)
+    (evidence.workspace / "task" / "x.gz").write_bytes(gzip.compress(b"word " * (20 << 20)))
     assert overlap.detect(evidence).numbers["unreadable"] == ["task/x.gz"]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from posttrainbench.files import remove_tree
 from posttrainbench.pipeline.collect import Places, Taken, take_snapshot, take_submission
 
 
@@ -123,3 +124,28 @@ def test_a_sparse_giant_does_not_fill_the_disk(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     taken = take_snapshot(source, tmp_path / "kept", prefix="task", skip=set(), budget=1 << 31)
     assert taken.files == {} and "budget" in taken.refused[0]["reason"]
+
+
+def test_a_tree_that_never_ends(tmp_path: Path) -> None:
+    """Deeper than a recursion or a path may go: noted, not followed, and removable."""
+    source = tmp_path / "work"
+    source.mkdir()
+    here = os.open(source, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d" * 20, dir_fd=here)
+        deeper = os.open("d" * 20, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+    (source / "note.txt").write_text("kept")
+    taken = take_snapshot(source, tmp_path / "kept", prefix="task", skip=set(), budget=1 << 20)
+    assert set(taken.files) == {"task/note.txt"} and len(taken.refused) == 1
+    remove_tree(source)
+    assert not source.exists()
+
+
+def test_a_deep_submission_is_refused(places: Places, tmp_path: Path) -> None:
+    (model(tmp_path) / "/".join("d" * 20)).mkdir(parents=True)
+    (model(tmp_path) / "config.json").write_text("{}")
+    taken, target = take(places, tmp_path)
+    assert (target / "config.json").exists() and taken.refused[0]["reason"] == "too deep"

@@ -12,6 +12,7 @@ from posttrainbench.errors import InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.pipeline.scoring import KilledForMemory, evaluate_model, rewrap
 from posttrainbench.sandbox import get_backend
+from tests.models import save_weights, weights
 
 
 def request(model: Path, output: Path) -> EvaluationRequest:
@@ -45,6 +46,37 @@ def test_only_weights_and_sampling_are_taken(base_model: Path, tmp_path: Path) -
     }
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (target / name).read_bytes() == (base_model / name).read_bytes()
+
+
+def test_shards_get_names_and_an_index_of_ours(base_model: Path, tmp_path: Path) -> None:
+    """The agent's index could name other files, and its file names could decide which of them a loader prefers."""
+    submission = tmp_path / "submission"
+    shutil.copytree(base_model, submission)
+    (submission / "model.safetensors").unlink()
+    tensors = weights(0)
+    half = len(tensors) // 2
+    for name, part in (("zz.safetensors", list(tensors)[:half]), ("adapter_model.safetensors", list(tensors)[half:])):
+        save_weights({key: tensors[key] for key in part}, submission / name)
+    (submission / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"model.norm.weight": "../../etc/passwd"}}'
+    )
+    target = tmp_path / "model"
+    rewrap(submission, base_model, target)
+    index = json.loads((target / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(index) == set(tensors)
+    assert set(index.values()) == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    assert all((target / name).is_file() for name in index.values())
+    metrics = evaluate_model(request(target, tmp_path / "out"), backend=get_backend())
+    assert metrics["n"] == 2
+
+
+def test_a_giant_generation_config_is_left_behind(base_model: Path, tmp_path: Path) -> None:
+    submission = tmp_path / "submission"
+    shutil.copytree(base_model, submission)
+    with (submission / "generation_config.json").open("wb") as file:
+        file.truncate(1 << 40)
+    rewrap(submission, base_model, tmp_path / "model")
+    assert not (tmp_path / "model" / "generation_config.json").exists()
 
 
 def test_too_little_memory_is_an_infrastructure_error(base_model: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from posttrainbench.cli.working import interruptible, progress, run_argument
-from posttrainbench.files import read_json
+from posttrainbench.files import printable, read_json
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run import repeat
 from posttrainbench.pipeline.run_dir import RunDirectory
@@ -21,7 +21,7 @@ def print_audit(run: RunDirectory) -> None:
         if outcome["problem"]:
             print(f"  {name}: could not look: {outcome['problem']}")
         for finding in outcome["findings"]:
-            print(f"  {name}: {finding['severity']}: {finding['rule']}: {finding['summary']}")
+            print(f"  {name}: {finding['severity']}: {finding['rule']}: {printable(finding['summary'])}")
         if not outcome["problem"] and not outcome["findings"]:
             print(f"  {name}: nothing found")
 

@@ -9,16 +9,24 @@ import click
 
 from posttrainbench.cli.audit import print_audit
 from posttrainbench.cli.working import describe_result, run_argument
-from posttrainbench.files import read_json
+from posttrainbench.files import printable, read_json
 from posttrainbench.pipeline.run_dir import STAGES, RunDirectory
 
 
 def _trace_tail(path: Path, count: int) -> list[str]:
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-    rows = [json.loads(line) for line in lines if line.strip()]
-    return [f"  {row['time'][11:19]}  {row['text'][:140]}" for row in rows]
+    with path.open("rb") as file:
+        # a trace can have gigabytes
+        file.seek(max(0, path.stat().st_size - 2**20))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    rows = []
+    for line in lines[-count - 1 :]:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the end of the file, or the rest of a line at the cut
+            continue
+    return [f"  {row['time'][11:19]}  {printable(row['text'])[:140]}" for row in rows]
 
 
 @click.command("show")

@@ -68,10 +68,10 @@ def interruptible(run: RunDirectory) -> Iterator[Callable[[], bool]]:
 
 def describe_result(run: RunDirectory) -> str:
     """One line on how a run ended."""
-    from posttrainbench.files import read_json
+    from posttrainbench.files import printable, read_json
 
     result = read_json(run.result_file)
     own = "" if result["own_score"] is None else f", scored {result['own_score']:.1%}"
-    reasons = f": {result['reasons'][0]}" if result["reasons"] else ""
+    reasons = f": {printable(result['reasons'][0])}" if result["reasons"] else ""
     verdict = f" (verdict {result['verdict']})" if result.get("verdict") else ""
     return f"{result['status']}{own}{verdict}{reasons}"

@@ -7,6 +7,8 @@ with thousands of honest problems does not add up to a hit.
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,7 +148,7 @@ def detect(evidence: Evidence) -> Outcome:
             try:
                 for words in pieces(path):
                     scan(index, words, name, hits)
-            except (OSError, EOFError, ValueError):
+            except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
                 unreadable.append(name)
                 continue
             scanned += path.stat().st_size

@@ -18,6 +18,7 @@ from posttrainbench.integrity.safetensors import FLOATS, BadSafetensors, Tensor
 NAME = "validity"
 RULE = "invalid-submission"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_LARGEST_CONFIG = 2**20
 # Tied output embedding: saved by some tools although the base leaves it out. Ignored when it equals the input embedding.
 _TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -54,6 +55,8 @@ def _finite(tensor: Tensor) -> bool:
 
 def _config(path: Path) -> dict[str, Any] | None:
     try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            return None
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from posttrainbench.files import fsync_directory, sha256_file, walk_files, write_json
+from posttrainbench.files import fsync_directory, remove_tree, sha256_file, walk_files, write_json
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run_dir import now
 from posttrainbench.workspace import paths
@@ -24,6 +24,7 @@ _FILE_BYTES = 512 * 2**20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz")
 _LINKS_DEEP = 16
 _MOST_FILES = 100_000
+_DEEPEST_SUBMISSION = 8
 
 
 @dataclass
@@ -140,6 +141,9 @@ def take_submission(source: PurePosixPath, places: Places, target: Path, *, own:
             taken.refuse(_printable(str(relative)), "directory reached twice (a loop of links)")
             continue
         seen.add((status.st_dev, status.st_ino))
+        if len(relative.parts) > _DEEPEST_SUBMISSION:
+            taken.refuse(_printable(str(relative)), "too deep")
+            continue
         for entry in sorted(os.scandir(directory), key=lambda e: e.name):
             name = str(relative / entry.name)
             host: Path | None = Path(entry.path)
@@ -205,6 +209,20 @@ def take_snapshot(source: Path, target: Path, *, prefix: str, skip: set[str], bu
     return taken
 
 
+def _open_up(root: Path) -> None:
+    """Give the harness access to directories that the agent closed. As root it has it; as the same user it has to ask."""
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        try:
+            if directory.stat().st_mode & 0o700 != 0o700:
+                directory.chmod(0o700)
+            with os.scandir(directory) as entries:
+                pending += [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+
+
 def collect(context: Context) -> None:
     """Fill `final_model/` and `workspace/` and write `collection.json`; then the job directories go.
 
@@ -213,8 +231,9 @@ def collect(context: Context) -> None:
     run, job = context.run, context.run.job
     context.progress.stage("collect")
     draft = run.path / ".collect"
-    shutil.rmtree(draft, ignore_errors=True)
+    remove_tree(draft)
     if job.root.is_dir():
+        _open_up(job.root)
         draft.mkdir()
         places = Places(
             {PurePosixPath(paths.HOME): job.home, PurePosixPath(paths.TEMPORARY): job.temporary},
@@ -246,12 +265,11 @@ def collect(context: Context) -> None:
         )
         for name in ("final_model", "workspace", "collection.json"):
             old, new = run.path / name, draft / name
-            if old.is_dir():
-                shutil.rmtree(old)
+            remove_tree(old)
             if new.exists():
                 new.rename(old)
         fsync_directory(run.path)
     run.set_stage("collect", status="done", ended=now())
-    shutil.rmtree(draft, ignore_errors=True)
+    remove_tree(draft)
     # only now: until the record says that everything is taken, the job directories are the only copy
-    shutil.rmtree(job.root, ignore_errors=True)
+    remove_tree(job.root)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from posttrainbench.errors import SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
-from posttrainbench.files import read_json
+from posttrainbench.files import read_json, remove_tree
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run_dir import now
 from posttrainbench.pipeline.scoring import evaluate_model, rewrap
@@ -25,7 +23,7 @@ def evaluate(context: Context) -> None:
     context.progress.stage("evaluate")
     if run.done("evaluate"):
         # asked for again: nothing of the last time counts
-        shutil.rmtree(run.evaluation, ignore_errors=True)
+        remove_tree(run.evaluation)
         run.set_stage("evaluate", status="running", started=now())
     invalid = read_json(run.audit / "verdict.json")["invalid"]
     if read_json(run.collection_file)["submission"] is None:
@@ -35,7 +33,7 @@ def evaluate(context: Context) -> None:
         run.set_stage("evaluate", status="done", ended=now(), outcome="unloadable", reason=invalid[0])
         return
     model = run.path / ".model"
-    shutil.rmtree(model, ignore_errors=True)
+    remove_tree(model)
     try:
         rewrap(run.submission, context.base, model)
         request = EvaluationRequest(
@@ -60,5 +58,5 @@ def evaluate(context: Context) -> None:
         run.set_stage("evaluate", status="done", ended=now(), outcome="unloadable", reason=str(error))
         return
     finally:
-        shutil.rmtree(model, ignore_errors=True)
+        remove_tree(model)
     run.set_stage("evaluate", status="done", ended=now(), outcome="scored", score=metrics["strict"]["accuracy"])

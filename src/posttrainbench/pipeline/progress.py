@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
+from posttrainbench.files import printable
+
 
 class Progress(Protocol):
     """Where the stages report to."""
@@ -77,7 +79,7 @@ class PlainLines:
             return
         self._last = time.monotonic()
         left = "" if self._deadline is None else f"{clock(self._deadline - time.monotonic())} left  "
-        self._print(f"{self._stage}: {left}{text[:160]}")
+        self._print(f"{self._stage}: {left}{printable(text)[:160]}")
 
     def say(self, text: str) -> None:
         """The text as it is."""
@@ -130,7 +132,7 @@ class LiveDisplay:
 
     def line(self, text: str) -> None:
         """Show the line."""
-        self._text = "".join(c if c.isprintable() else " " for c in text)[:300]
+        self._text = printable(text)[:300]
 
     def say(self, text: str) -> None:
         """Print above the live line."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Callable, Mapping
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
-from posttrainbench.files import read_json, write_json
+from posttrainbench.files import read_json, remove_tree, write_json
 from posttrainbench.pipeline.audit import audit
 from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.context import Context
@@ -84,7 +83,7 @@ def _sweep(run: RunDirectory) -> None:
     for pattern in patterns:
         for path in run.path.glob(pattern):
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
 

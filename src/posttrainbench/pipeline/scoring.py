@@ -14,7 +14,8 @@ from typing import Any
 from posttrainbench import catalog, hardware
 from posttrainbench.errors import ConfigurationError, InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
-from posttrainbench.files import read_json
+from posttrainbench.files import read_json, write_json
+from posttrainbench.integrity.safetensors import read_file
 from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.solve import Interrupted
@@ -26,6 +27,8 @@ from posttrainbench.workspace import paths
 _LONGEST_S = 8 * 3600.0
 # What the retry ladder counts down from when the engine chose its batch itself (its choice on a CPU).
 _FIRST_BATCH = 32
+# A real one has under 1 kB.
+_LARGEST_CONFIG = 2**20
 _FROM_BASE = (
     "config.json",
     "tokenizer.json",
@@ -54,19 +57,25 @@ def _link(source: Path, target: Path) -> None:
 def rewrap(submission: Path, base: Path, target: Path) -> None:
     """Build the model directory that is scored: the submission's weights in the base model's wrapping.
 
-    Of the submission only safetensors files, their index and generation_config.json (read within bounds, see
-    `evaluation.decoding`) are used; configuration and tokenizer are the base model's. What is not taken cannot cheat.
+    Of the submission only safetensors files and generation_config.json (read within bounds, see `evaluation.decoding`) are
+    used; configuration and tokenizer are the base model's. What is not taken cannot cheat.
     """
     target.mkdir(parents=True)
     for name in _FROM_BASE:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
-    for file in sorted(submission.glob("*.safetensors")):
-        # never a link to the base model's own file: the sandbox's user must be able to read it, as a copy of ours
-        _link(file, target / file.name)
-    for name in ("model.safetensors.index.json", "generation_config.json"):
-        if (submission / name).is_file():
-            shutil.copyfile(submission / name, target / name)
+    # Names and index are ours too: an index of the agent's could point anywhere, and loaders prefer some file names.
+    files = sorted(submission.glob("*.safetensors"))
+    weight_map: dict[str, str] = {}
+    for number, file in enumerate(files, start=1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        _link(file, target / name)
+        weight_map |= dict.fromkeys(read_file(file), name)
+    if len(files) > 1:
+        write_json(target / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    sampling = submission / "generation_config.json"
+    if sampling.is_file() and sampling.stat().st_size <= _LARGEST_CONFIG:
+        shutil.copyfile(sampling, target / sampling.name)
 
 
 def evaluate_sandboxed(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posttrainbench.catalog import BaseModel, Benchmark
 from posttrainbench.evaluation.templating import template_file
-from posttrainbench.files import sha256_file
+from posttrainbench.files import remove_tree, sha256_file
 
 _FILES = Path(__file__).parent / "files"
 
@@ -54,8 +54,7 @@ def build(job: Job, *, model: BaseModel, benchmark: Benchmark, prompt: str) -> d
     Returns:
         the manifest: path below the working directory -> SHA-256 of every file that must stay as it is.
     """
-    if job.root.exists():
-        shutil.rmtree(job.root)
+    remove_tree(job.root)
     for directory in (job.task / "templates", job.temporary, job.control):
         directory.mkdir(parents=True)
     template = template_for(model, benchmark)
