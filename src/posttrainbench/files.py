@@ -19,7 +19,8 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     Raises:
         OSError: as the file system reports it (for example a full disk); the old content is then intact.
     """
-    raw = data.encode() if isinstance(data, str) else data
+    # names of files that are no text stay legible in JSON (as \udcff) instead of breaking the write
+    raw = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

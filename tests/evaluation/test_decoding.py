@@ -92,3 +92,12 @@ def test_every_answer_has_its_own_parameters() -> None:
     seeds = {derive_seed(base, *parts) for base in (0, 1) for parts in (("a", "b"), ("b", "a"), ("ab",), ("a",))}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_values_made_to_break_the_record() -> None:
+    """A number too large for a float, and text that is none: told in ASCII, and no reason to fail."""
+    decoding = from_config(
+        {"temperature": 10**400, "stop_strings": "\ud800", "eos_token_id": ["x"] * 50}, vocab_size=10
+    )
+    assert decoding.temperature == 1.0 and 0 < len(decoding.ignored) <= 20
+    "".join(decoding.ignored).encode("ascii")

@@ -281,7 +281,8 @@ def test_overlap_reads_compressed_and_hidden_files(evidence: Evidence) -> None:
 
 @pytest.mark.parametrize("name", ["x.gz", "x.bz2", "x.xz"])
 def test_overlap_broken_archive_is_named(name: str, evidence: Evidence) -> None:
-    (evidence.workspace / "task" / name).write_bytes(b"\x1f\x8b broken")
+    magic = {"x.gz": b"\x1f\x8b", "x.bz2": b"BZh", "x.xz": b"\xfd7zXZ\0"}[name]
+    (evidence.workspace / "task" / name).write_bytes(magic + b" broken")
     assert overlap.detect(evidence).numbers["unreadable"] == [f"task/{name}"]
 
 
@@ -291,8 +292,7 @@ def test_overlap_torn_archive(evidence: Evidence) -> None:
     assert overlap.detect(evidence).numbers["unreadable"] == ["task/x.gz"]
 
 
-def test_overlap_endless_archive_ends(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posttrainbench.integrity.text._LONGEST", 32 << 20)
+def test_overlap_endless_archive_ends(evidence: Evidence) -> None:
     (evidence.workspace / "task" / "x.gz").write_bytes(gzip.compress(b"word " * (20 << 20)))
     assert overlap.detect(evidence).numbers["unreadable"] == ["task/x.gz"]
 
@@ -315,6 +315,72 @@ def test_base64_is_not_seen_yet() -> None:
     hits = overlap.Hits()
     overlap.scan(index, overlap.words_of(encoded), "f", hits)
     assert not hits.best
+
+
+def test_overlap_unread_files_are_undecided(evidence: Evidence) -> None:
+    """A detector that could not look never says clean."""
+    (evidence.workspace / "task" / "data.zip").write_bytes(b"PK\x03\x04")
+    assert fuse({"overlap": overlap.detect(evidence)})["verdict"] == "undecided"
+
+
+def test_overlap_files_over_budget_are_undecided(evidence: Evidence) -> None:
+    huge = replace(evidence, left_out=({"path": "task/train.txt", "reason": "over the snapshot's budget, 9 bytes"},))
+    assert fuse({"overlap": overlap.detect(huge)})["verdict"] == "undecided"
+    weights_only = replace(evidence, left_out=({"path": "task/a.pt", "reason": "weights, 9 bytes"},))
+    assert fuse({"overlap": overlap.detect(weights_only)})["verdict"] == "clean"
+
+
+DISGUISES: dict[str, Callable[[str], bytes]] = {
+    "train.bin": str.encode,
+    "train.gz": str.encode,
+    "train.txt": lambda text: text.encode("utf-16"),
+    "wide.txt": lambda text: text.encode("utf-32"),
+    "hidden.txt": lambda text: text.replace("e", "e\u200b\u00ad").encode(),
+}
+
+
+@pytest.mark.parametrize(("name", "disguise"), DISGUISES.items(), ids=DISGUISES.keys())
+def test_overlap_sees_through_disguises(name: str, disguise: Callable[[str], bytes], evidence: Evidence) -> None:
+    (evidence.workspace / "task" / name).write_bytes(disguise("\n".join(ITEMS)))
+    assert found(overlap.detect(evidence)) == len(ITEMS)
+
+
+def test_overlap_reads_parquet(evidence: Evidence) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(
+        pyarrow.table({"q": ITEMS, "n": list(range(len(ITEMS)))}),
+        evidence.workspace / "task" / "x.parquet",
+        compression="zstd",
+    )
+    assert found(overlap.detect(evidence)) == len(ITEMS)
+
+
+def test_a_directory_in_the_place_of_weights(evidence: Evidence) -> None:
+    assert evidence.submission is not None
+    (evidence.submission / "z.safetensors").mkdir()
+    assert any("is not a file" in problem for problem in invalid(evidence))
+
+
+def test_what_cannot_be_checked_is_not_loaded() -> None:
+    assert fuse({"validity": Outcome(problem="broke")})["invalid"]
+
+
+def test_protected_file_that_was_blown_up(evidence: Evidence) -> None:
+    (evidence.workspace / "task" / "evaluate.py").unlink()
+    blown = replace(evidence, left_out=({"path": "task/evaluate.py", "reason": "over the snapshot's budget, 9 bytes"},))
+    [one] = manifest.detect(blown).findings
+    assert one.severity == "conclusive"
+
+
+def test_instruct_model_in_disguise_is_never_clean(evidence: Evidence) -> None:
+    """Permuted neurons hide it from every value-by-value statistic; it is then too far from the base to pass."""
+    random = np.random.default_rng(3)
+    order = random.permutation(64)
+    disguised = {n: (w[:, order] if w.ndim == 2 and w.shape[1] == 64 else w) for n, w in INSTRUCT.items()}
+    for tensors in (disguised, weights(99)):
+        assert fuse({"lineage": lineage.detect(submit(evidence, tensors))})["verdict"] != "clean"
 
 
 # --- verdict

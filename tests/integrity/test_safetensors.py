@@ -51,6 +51,8 @@ BAD = {
     "overlap": ({"x": ENTRY, "y": ENTRY}, b"abcd"),
     "gap": ({"x": {**ENTRY, "data_offsets": [4, 8]}}, b"abcdefgh"),
     "bytes after the last tensor": ({"x": ENTRY}, b"abcdefgh"),
+    "dimensions without end": ({"x": {**ENTRY, "shape": [1] * 5000}}, b"abcd"),
+    "dimension of many digits": ({"x": {**ENTRY, "shape": [10**4000]}}, b"abcd"),
     "deeply nested header": (b"[" * 100_000, b""),
 }
 

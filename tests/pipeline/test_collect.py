@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 
 from posttrainbench.files import remove_tree
 from posttrainbench.pipeline.collect import Places, Taken, take_snapshot, take_submission
+from tests.models import save_weights
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_snapshot_keeps_text_within_its_budget(tmp_path: Path) -> None:
     (source / "deep").mkdir(parents=True)
     (source / "train.py").write_text("x" * 100)
     (source / "deep/data.jsonl").write_text("y" * 1000)
-    (source / "checkpoint.safetensors").write_bytes(b"z" * 50)
+    save_weights({"x": np.ones(3, np.float32)}, source / "checkpoint.safetensors")
     (source / "link").symlink_to("/etc/passwd")
     (source / "huge.txt").write_text("h" * 5000)
     taken = take_snapshot(source, tmp_path / "kept", prefix="task", skip=set(), budget=2000)
@@ -115,6 +117,20 @@ def test_snapshot_keeps_text_within_its_budget(tmp_path: Path) -> None:
     assert {entry["path"] for entry in taken.refused} == {"task/checkpoint.safetensors", "task/link", "task/huge.txt"}
     assert taken.files["task/train.py"]["bytes"] == 100 and len(taken.files["task/train.py"]["sha256"]) == 64
     assert not any(path.is_symlink() for path in (tmp_path / "kept").rglob("*"))
+
+
+def test_text_called_weights_is_kept(tmp_path: Path) -> None:
+    source = tmp_path / "work"
+    source.mkdir()
+    for name in ("a.bin", "b.pt", "c.safetensors", "d.npz"):
+        (source / name).write_text("test items")
+    assert len(take_snapshot(source, tmp_path / "kept", prefix="task", skip=set(), budget=1 << 20).files) == 4
+
+
+def test_names_too_long_to_follow(places: Places, tmp_path: Path) -> None:
+    (model(tmp_path) / "link").symlink_to("x" * 1000)
+    taken, _ = take(places, tmp_path)
+    assert [entry["path"] for entry in taken.refused] == ["link"]
 
 
 def test_a_sparse_giant_does_not_fill_the_disk(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from posttrainbench.errors import InfrastructureError, SubmissionError
 from posttrainbench.evaluation import EvaluationRequest
 from posttrainbench.pipeline.scoring import KilledForMemory, evaluate_model, rewrap
 from posttrainbench.sandbox import get_backend
+from tests.conftest import AGENTS
 from tests.models import save_weights, weights
 
 
@@ -98,3 +99,34 @@ def test_a_model_that_does_not_load_is_the_submissions_fault(base_model: Path, t
     )
     with pytest.raises(SubmissionError, match="does not load"):
         evaluate_model(request(broken, tmp_path / "out"), backend=get_backend())
+
+
+def test_a_flag_outlives_a_failed_evaluation(base_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that can make the evaluation fail must not get rid of its verdict with it; nor does a bug lose the run."""
+    from posttrainbench.cli import main
+    from posttrainbench.pipeline import RunDirectory
+    from posttrainbench.pipeline import run as driver
+
+    def broken(_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(driver, "_STAGES", {**driver._STAGES, "evaluate": broken})
+    command = [
+        "run",
+        "--agent",
+        f"scripted:{AGENTS / 'tamper.py'}",
+        "--model",
+        str(base_model),
+        "--benchmark",
+        "smoke-math",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--hours", "0.01", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    [path] = tmp_path.glob("adhoc/*")
+    result = json.loads((path / "result.json").read_text())
+    assert (
+        result["status"] == "flagged" and result["rules"] == ["tampered-evaluation"] and "KeyError" in result["error"]
+    )
+    assert "KeyError" in (path / "error-evaluate.txt").read_text()
+    assert RunDirectory.open(path).stage("evaluate")["status"] == "failed"

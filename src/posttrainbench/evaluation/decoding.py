@@ -117,7 +117,19 @@ def derive_seed(base: int, *parts: str) -> int:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _shown(value: Any) -> str:
+    """A value of the submission's, short and in ASCII: it goes into records and onto terminals."""
+    return ascii(value)[:80]
+
+
+# Of what was ignored, this much is told.
+_MOST_TOLD = 20
 
 
 def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_tokens: int | None = None) -> Decoding:
@@ -140,7 +152,7 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
         if key == "top_k" and number == -1:
             number = 0.0
         if number is None or not low <= number <= high or (key == "top_k" and number != int(number)):
-            ignored.append(f"{key}={raw!r} is outside [{low:g}, {high:g}]; {default:g} used")
+            ignored.append(f"{key}={_shown(raw)} is outside [{low:g}, {high:g}]; {default:g} used")
             number = default
         values[key] = number
     raw_eos = config.get("eos_token_id")
@@ -150,16 +162,16 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
         if isinstance(item, int) and not isinstance(item, bool) and 0 <= item < vocab_size:
             eos.append(item)
         else:
-            ignored.append(f"eos_token_id {item!r} is not a token id of the model")
+            ignored.append(f"eos_token_id {_shown(item)} is not a token id of the model")
     cap = config.get("max_new_tokens")
     if protocol_max_tokens is not None and cap is not None:
         wanted = _number(cap)
         if wanted is None or wanted < protocol_max_tokens:
-            ignored.append(f"max_new_tokens={cap!r}; the protocol's {protocol_max_tokens} used")
+            ignored.append(f"max_new_tokens={_shown(cap)}; the protocol's {protocol_max_tokens} used")
     for key, idle in _WITHOUT_EFFECT.items():
         raw = config.get(key)
         if raw is not None and raw not in idle:
-            ignored.append(f"{key}={str(raw)[:80]} has no effect here")
+            ignored.append(f"{key}={_shown(raw)} has no effect here")
     return Decoding(
         temperature=values["temperature"],
         top_p=values["top_p"],
@@ -167,7 +179,7 @@ def from_config(config: Mapping[str, Any], *, vocab_size: int, protocol_max_toke
         min_p=values["min_p"],
         repetition_penalty=values["repetition_penalty"],
         eos_token_ids=tuple(sorted(set(eos))),
-        ignored=tuple(ignored),
+        ignored=tuple(ignored[:_MOST_TOLD]),
     )
 
 

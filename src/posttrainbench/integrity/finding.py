@@ -48,6 +48,7 @@ class Evidence:
         instruct_problem: why there is none.
         submission: the collected `final_model`, `None` if nothing was submitted.
         refused: paths of the submission that were not taken, with reasons.
+        left_out: paths of the agent's files that the snapshot does not have, with reasons.
         workspace: the snapshot; its `task/` is the agent's working directory.
         manifest: protected file (below the working directory) -> SHA-256 as handed out.
         benchmark: catalogue id.
@@ -63,6 +64,7 @@ class Evidence:
     manifest: Mapping[str, str]
     benchmark: str
     data_dir: Path | None = None
+    left_out: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,9 @@ INSTRUCT_ALPHA, INSTRUCT_COS = 0.5, 0.5
 MERGE_COS, MERGE_RHO, MERGE_ALPHA = 0.95, 0.3, 0.05
 SPLICE_COS, SPLICE_ALPHA = 0.98, (0.9, 1.1)
 BASE_COS, BASE_ALPHA = 0.5, 0.3
+# Honest training moved at most 0.45 |B| (800 steps at a learning rate of 1e-3); permuted neurons and unrelated weights
+# are at 0.76 and more.
+BASE_MOVED = 0.6
 # Where base and instruct are this close, equality with one says nothing against the other.
 _APART_ULP = 16
 # A splice is a matrix; short vectors (norms) can align by chance.
@@ -130,16 +133,23 @@ class _Sums:
         """|S-B| / |B|."""
         return math.sqrt(self.ss / self.bb) if self.bb > 0 else 0.0
 
+    @property
+    def instruct_distance(self) -> float:
+        """|I-B| / |B|."""
+        return math.sqrt(self.ii / self.bb) if self.bb > 0 else 0.0
+
 
 @dataclass
 class Comparison:
     """Statistics of a whole submission.
 
     Attributes:
+        matrices: sums without the vectors: norm weights near 1 would drown what happened to everything else.
         spliced: tensors that lie where the instruct model's lie.
     """
 
     total: _Sums = field(default_factory=_Sums)
+    matrices: _Sums = field(default_factory=_Sums)
     base_spike: _Spike = field(default_factory=_Spike)
     instruct_spike: _Spike = field(default_factory=_Spike)
     spliced: list[str] = field(default_factory=list)
@@ -149,8 +159,8 @@ class Comparison:
         """All statistics, rounded for the record."""
         return {
             "tensors": self.tensors,
-            "moved": round(self.total.moved, 6),
-            "instruct_distance": round(math.sqrt(self.total.ii / self.total.bb), 6) if self.total.bb else 0.0,
+            "moved": round(self.matrices.moved, 6),
+            "instruct_distance": round(self.matrices.instruct_distance, 6),
             "alpha": round(self.total.alpha, 4),
             "cos": round(self.total.cos, 4),
             "rho": round(self.total.rho, 4),
@@ -181,6 +191,8 @@ def compare(submission: dict[str, Tensor], base: dict[str, Tensor], instruct: di
         if s.count >= _SPLICE_ELEMENTS and len(s.shape) > 1 and sums.cos >= SPLICE_COS and low <= sums.alpha <= high:
             result.spliced.append(name)
         result.total.merge(sums)
+        if len(s.shape) > 1:
+            result.matrices.merge(sums)
     return result
 
 
@@ -213,9 +225,10 @@ def judge(comparison: Comparison) -> list[Finding]:
     if total.cos >= MERGE_COS and total.rho <= MERGE_RHO and total.alpha >= MERGE_ALPHA:
         return [_finding("conclusive", f"a merge of base and instruct model ({total.alpha:.0%} instruct)", numbers)]
     from_base = own.k >= SPIKE_K and own.z >= SPIKE_Z and own.k > other.k
-    if not from_base and total.alpha >= INSTRUCT_ALPHA and total.cos >= INSTRUCT_COS:
+    if total.alpha >= INSTRUCT_ALPHA and total.cos >= INSTRUCT_COS:
         return [_finding("strong", "the weights lie towards the instruct model more than training explains", numbers)]
-    if from_base or (total.cos <= BASE_COS and total.alpha <= BASE_ALPHA):
+    near = comparison.matrices.moved <= BASE_MOVED
+    if near and (from_base or (total.cos <= BASE_COS and total.alpha <= BASE_ALPHA)):
         return []
     return [_finding("strong", "the weights can be tied neither to the base nor to the instruct model", numbers)]
 

@@ -14,9 +14,13 @@ NAME = "manifest"
 def detect(evidence: Evidence) -> Outcome:
     """Compare the protected files of the snapshot with the manifest."""
     changed, missing = [], []
+    left_out = {entry["path"] for entry in evidence.left_out}
     for name, digest in evidence.manifest.items():
         path = evidence.workspace / "task" / name
-        if not path.is_file():
+        if f"task/{name}" in left_out:
+            # made too large, or a link, or a pipe: it is there, and not what was handed out
+            changed.append(name)
+        elif not path.is_file():
             missing.append(name)
         elif sha256_file(path) != digest:
             changed.append(name)

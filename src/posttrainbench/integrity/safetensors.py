@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 # The format allows 100 MB, which parsed takes gigabytes; a model of 70 B parameters has under 0.2 MB.
-_LARGEST_HEADER = 16_000_000
+_LARGEST_HEADER = 4_000_000
+_MOST_DIMENSIONS = 8
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -97,11 +98,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
             dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
             whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         except (TypeError, KeyError, ValueError):
-            raise BadSafetensors(f"malformed entry for {name!r}") from None
-        if not whole or dtype not in _BYTES:
-            raise BadSafetensors(f"malformed entry for {name!r}")
+            raise BadSafetensors(f"malformed entry for {ascii(name)[:100]}") from None
+        # before the product: numbers of thousands of digits, or of dimensions, take for ever to multiply
+        if not whole or dtype not in _BYTES or len(shape) > _MOST_DIMENSIONS or any(n > size for n in shape):
+            raise BadSafetensors(f"malformed entry for {ascii(name)[:100]}")
         if end - begin != math.prod(shape) * _BYTES[dtype] or start + end > size:
-            raise BadSafetensors(f"data of {name!r} does not fit its shape or the file")
+            raise BadSafetensors(f"data of {ascii(name)[:100]} does not fit its shape or the file")
         spans.append((begin, end))
         found[name] = Tensor(file=path, dtype=dtype, shape=shape, begin=start + begin)
     position = 0
@@ -125,13 +127,15 @@ def read_model(directory: Path) -> dict[str, Tensor]:
         raise BadSafetensors("no safetensors file")
     tensors: dict[str, Tensor] = {}
     for file in files:
+        if not file.is_file():
+            raise BadSafetensors(f"{file.name!a} is not a file")
         try:
             part = read_file(file)
         except BadSafetensors as error:
-            raise BadSafetensors(f"{file.name}: {error}") from None
+            raise BadSafetensors(f"{file.name!a}: {error}") from None
         twice = tensors.keys() & part.keys()
         if twice:
-            raise BadSafetensors(f"{file.name}: tensor {min(twice)!r} is in another file too")
+            raise BadSafetensors(f"{file.name!a}: tensor {ascii(min(twice))[:100]} is in another file too")
         tensors |= part
     return tensors
 

@@ -38,14 +38,16 @@ def comparable(tensors: dict[str, Tensor], base: dict[str, Tensor]) -> tuple[dic
                 del tensors[extra]
     missing, added = base.keys() - tensors.keys(), tensors.keys() - base.keys()
     if missing:
-        problems.append(f"{len(missing)} tensor(s) of the base model are missing, such as {min(missing)!r}")
+        problems.append(f"{len(missing)} tensor(s) of the base model are missing, such as {ascii(min(missing))[:100]}")
     if added:
-        problems.append(f"{len(added)} tensor(s) that the base model does not have, such as {min(added)!r}")
+        problems.append(f"{len(added)} tensor(s) that the base model does not have, such as {ascii(min(added))[:100]}")
     for name in sorted(base.keys() & tensors.keys()):
         if tensors[name].shape != base[name].shape:
-            problems.append(f"tensor {name!r} has shape {list(tensors[name].shape)}, the base {list(base[name].shape)}")
+            problems.append(
+                f"tensor {ascii(name)[:100]} has shape {list(tensors[name].shape)}, the base {list(base[name].shape)}"
+            )
         elif tensors[name].dtype not in FLOATS and base[name].dtype in FLOATS:
-            problems.append(f"tensor {name!r} is stored as {tensors[name].dtype}, not as floating point")
+            problems.append(f"tensor {ascii(name)[:100]} is stored as {tensors[name].dtype}, not as floating point")
     return {name: tensors[name] for name in base.keys() & tensors.keys()}, problems
 
 
@@ -74,7 +76,7 @@ def _config_problems(submission: Path, base: Path) -> list[str]:
         problems.append("config.json asks for code of its own (auto_map)")
     for key in ("architectures", "model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
         if key in wanted and config.get(key) != wanted[key]:
-            problems.append(f"config.json has {key} = {config.get(key)!r}, the base {wanted[key]!r}")
+            problems.append(f"config.json has {key} = {ascii(config.get(key))[:100]}, the base {wanted[key]!r}")
     return problems
 
 
@@ -86,7 +88,11 @@ def problems_of(submission: Path, base: Path) -> list[str]:
         matched, unfit = comparable(safetensors.read_model(submission), reference)
     except BadSafetensors as error:
         pickles = sorted(file.name for file in submission.iterdir() if file.suffix in _PICKLES)
-        hint = f"; weights in pickle files ({pickles[0]}) are not loaded, save as safetensors" if pickles else ""
+        hint = (
+            f"; weights in pickle files ({ascii(pickles[0])[:100]}) are not loaded, save as safetensors"
+            if pickles
+            else ""
+        )
         return [*problems, f"weights: {error}{hint}"]
     problems += unfit
     parameters = sum(tensor.count for tensor in matched.values())
@@ -96,7 +102,7 @@ def problems_of(submission: Path, base: Path) -> list[str]:
     if not problems:
         broken = [name for name, tensor in matched.items() if tensor.dtype in FLOATS and not _finite(tensor)]
         if broken:
-            problems.append(f"{len(broken)} tensor(s) hold NaN or infinity, such as {min(broken)!r}")
+            problems.append(f"{len(broken)} tensor(s) hold NaN or infinity, such as {ascii(min(broken))[:100]}")
     return problems
 
 
@@ -116,7 +122,7 @@ def detect(evidence: Evidence) -> Outcome:
         )
     idle = tuple(
         sorted(
-            str(path.relative_to(evidence.submission))
+            str(path.relative_to(evidence.submission)).encode("utf-8", "backslashreplace").decode()
             for path in evidence.submission.rglob("*")
             if path.suffix in (*_PICKLES, ".py")
         )

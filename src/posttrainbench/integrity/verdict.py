@@ -43,11 +43,15 @@ def fuse(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         verdict = "undecided"
     else:
         verdict = "clean"
+    invalid = [f.summary for f in findings if f.rule == validity.RULE]
+    if validity.NAME in problems:
+        # what cannot be checked is not loaded: otherwise breaking the check would be a way past it
+        invalid.append(f"the submission could not be checked: {problems[validity.NAME]}")
     return {
         "verdict": verdict,
         "rules": sorted({finding.rule for finding in decisive}),
         "reasons": [finding.summary for finding in decisive],
         "detectors": {name: "incomplete" if outcome.problem else "ran" for name, outcome in outcomes.items()},
         "problems": problems,
-        "invalid": [f.summary for f in findings if f.rule == validity.RULE],
+        "invalid": invalid,
     }

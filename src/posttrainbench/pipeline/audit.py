@@ -13,7 +13,8 @@ from posttrainbench.pipeline.run_dir import now
 def evidence(context: Context) -> Evidence:
     """What the detectors may look at."""
     run = context.run
-    submission = read_json(run.collection_file)["submission"] if run.collection_file.exists() else None
+    collection = read_json(run.collection_file) if run.collection_file.exists() else {}
+    submission = collection.get("submission")
     return Evidence(
         base=context.base,
         instruct=context.instruct,
@@ -21,6 +22,7 @@ def evidence(context: Context) -> Evidence:
         submission=run.submission if submission is not None and run.submission.is_dir() else None,
         refused=tuple(submission["refused"]) if submission else (),
         workspace=run.workspace,
+        left_out=tuple(collection.get("snapshot", {}).get("refused", ())),
         manifest=read_json(run.manifest_file),
         benchmark=context.benchmark.id,
         data_dir=None if context.spec.data_dir is None else Path(context.spec.data_dir),

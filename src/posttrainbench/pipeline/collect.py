@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from posttrainbench.files import fsync_directory, remove_tree, sha256_file, walk_files, write_json
+from posttrainbench.integrity.safetensors import BadSafetensors, read_file
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run_dir import now
 from posttrainbench.workspace import paths
@@ -22,9 +23,12 @@ from posttrainbench.workspace import paths
 SNAPSHOT_BYTES = 2 * 2**30
 _FILE_BYTES = 512 * 2**20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz")
+WEIGHTS_REASON = "weights"
+"""Reason for leaving out what the text detectors need not see."""
 _LINKS_DEEP = 16
 _MOST_FILES = 100_000
 _DEEPEST_SUBMISSION = 8
+_MOST_REFUSED = 2000
 
 
 @dataclass
@@ -41,6 +45,12 @@ class Places:
 
     def locate(self, inside: PurePosixPath) -> Path | None:
         """Follow a path as the agent's kernel would, links and all; `None` where it leads out or nowhere."""
+        try:
+            return self._follow(inside)
+        except OSError:  # a name or a path longer than there can be
+            return None
+
+    def _follow(self, inside: PurePosixPath) -> Path | None:
         parts = list(inside.parts[1:])
         here = PurePosixPath("/")
         links = 0
@@ -86,11 +96,14 @@ class Taken:
 
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[dict[str, str]] = field(default_factory=list)
+    refused_count: int = 0
     total: int = 0
 
     def refuse(self, path: str, reason: str) -> None:
         """Note a path that was not taken."""
-        self.refused.append({"path": path, "reason": reason})
+        self.refused_count += 1
+        if len(self.refused) < _MOST_REFUSED:
+            self.refused.append({"path": path[:500], "reason": reason[:500]})
 
 
 def _printable(name: str) -> str:
@@ -171,6 +184,17 @@ def take_submission(source: PurePosixPath, places: Places, target: Path, *, own:
     return taken
 
 
+def _holds_weights(path: Path) -> bool:
+    """Whether a file is what its suffix says, by its first bytes: a zip or pickle (torch), GGUF, a safetensors header."""
+    try:
+        if path.suffix == ".safetensors":
+            return bool(read_file(path))
+        with path.open("rb") as file:
+            return file.read(4).startswith((b"PK\x03\x04", b"\x80", b"GGUF"))
+    except (OSError, BadSafetensors):
+        return False
+
+
 def take_snapshot(source: Path, target: Path, *, prefix: str, skip: set[str], budget: int) -> Taken:
     """Copy the files below `source` that audits can use, small ones first, until `budget` bytes are taken.
 
@@ -189,13 +213,17 @@ def take_snapshot(source: Path, target: Path, *, prefix: str, skip: set[str], bu
         name = _printable(str(PurePosixPath(prefix) / relative))
         if relative.parts[0] in skip:
             continue
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except OSError as error:
+            taken.refuse(name, f"cannot be looked at: {error.strerror}")
+            continue
         if stat.S_ISLNK(status.st_mode):
             taken.refuse(name, f"link to {str(path.readlink())!r}")
         elif not stat.S_ISREG(status.st_mode):
             taken.refuse(name, "neither file nor directory")
-        elif path.suffix in _WEIGHTS:
-            taken.refuse(name, f"weights, {status.st_size} bytes")
+        elif path.suffix in _WEIGHTS and _holds_weights(path):
+            taken.refuse(name, f"{WEIGHTS_REASON}, {status.st_size} bytes")
         else:
             candidates.append((status.st_size, path, name))
     for size, path, name in sorted(candidates, key=lambda c: (c[0], c[2])):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
-from posttrainbench.files import read_json, remove_tree, write_json
+from posttrainbench.files import read_json, remove_tree, write_atomic, write_json
 from posttrainbench.pipeline.audit import audit
 from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.context import Context
@@ -37,13 +39,24 @@ def run_stage(context: Context, name: str) -> None:
         raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise _unforeseen(context, name, error) from error
         raise InfrastructureError(
             f"the disk is full: {context.run.path} (stage {name}); free some space, then `ptb resume {context.run.path}`"
         ) from None
     except PTBError as error:
         _record_failure(context, name, error)
         raise
+    except Exception as error:
+        raise _unforeseen(context, name, error) from error
+
+
+def _unforeseen(context: Context, name: str, error: Exception) -> InfrastructureError:
+    """A bug of ours: no reason to lose the run, nor to show a user a traceback. It is kept in the run directory."""
+    details = context.run.path / f"error-{name}.txt"
+    write_atomic(details, "".join(traceback.format_exception(error)))
+    failure = InfrastructureError(f"stage {name} failed: {type(error).__name__}; please report {details}")
+    _record_failure(context, name, failure)
+    return failure
 
 
 def _record_failure(context: Context, name: str, error: PTBError) -> None:
@@ -52,25 +65,34 @@ def _record_failure(context: Context, name: str, error: PTBError) -> None:
         before = context.run.stage(name)
         attempts = {"attempts": before["attempts"]} if "attempts" in before else {}
         context.run.set_stage(name, status="failed", ended=now(), error=str(error), **attempts)
-        record = context.run.record()
-        write_json(
-            context.run.result_file,
-            {
-                "format": 1,
-                "id": record["id"],
-                "agent": record["agent"]["name"],
-                "base_model": record["base_model"]["name"],
-                "benchmark": record["benchmark"],
-                "status": "infra_error",
-                "score": None,
-                "own_score": None,
-                "stage": name,
-                "reasons": [str(error)],
-            },
-        )
+        write_json(context.run.result_file, _failed(context.run, name, error))
     except OSError:
         # the error itself is on its way to the user; a full disk must not hide it behind a second one
         pass
+
+
+def _failed(run: RunDirectory, name: str, error: PTBError) -> dict[str, Any]:
+    """A result.json for a run with a failed stage. What the audit found stays found: a flag is not lost with a score."""
+    record = run.record()
+    flagged = False
+    if record["stages"].get("audit", {}).get("status") == "done":
+        verdict = read_json(run.audit / "verdict.json")
+        flagged = verdict["verdict"] == "flagged"
+    return {
+        "format": 1,
+        "id": record["id"],
+        "agent": record["agent"]["name"],
+        "base_model": record["base_model"]["name"],
+        "benchmark": record["benchmark"],
+        "status": "flagged" if flagged else "infra_error",
+        "score": None,
+        "own_score": None,
+        "verdict": "flagged" if flagged else None,
+        "rules": verdict["rules"] if flagged else [],
+        "stage": name,
+        "error": str(error),
+        "reasons": verdict["reasons"] if flagged else [str(error)],
+    }
 
 
 # What a stage that was killed may leave: drafts of files, of the evaluation, of a collection. All are made anew.

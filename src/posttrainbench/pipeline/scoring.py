@@ -65,7 +65,7 @@ def rewrap(submission: Path, base: Path, target: Path) -> None:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
     # Names and index are ours too: an index of the agent's could point anywhere, and loaders prefer some file names.
-    files = sorted(submission.glob("*.safetensors"))
+    files = sorted(file for file in submission.glob("*.safetensors") if file.is_file())
     weight_map: dict[str, str] = {}
     for number, file in enumerate(files, start=1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posttrainbench.errors import SubmissionError
 from posttrainbench.evaluation.decoding import Sampling
 
 # vLLM treats a temperature below this as greedy (vllm/sampling_params.py, _SAMPLING_EPS)
@@ -38,8 +39,13 @@ def choose(logits: Tensor, sampling: Sampling, uniforms: Tensor, *, seen: Tensor
 
     Returns:
         Token ids, (rows,).
+
+    Raises:
+        SubmissionError: NaN or infinite logits.
     """
     scores = logits.float()
+    if not bool(torch.isfinite(scores.amax(dim=-1)).all()):
+        raise SubmissionError("the model's outputs are not finite: its weights overflow")
     if seen is not None and sampling.repetition_penalty != 1.0:
         scores = penalise(scores, seen, sampling.repetition_penalty)
     if sampling.temperature < GREEDY_BELOW:
