@@ -159,6 +159,19 @@ def test_tied_output_embedding_may_be_saved(evidence: Evidence) -> None:
     assert invalid(evidence) != []
 
 
+def test_sampling_out_of_bounds_is_a_finding(evidence: Evidence) -> None:
+    assert evidence.submission is not None
+    (evidence.submission / "generation_config.json").write_text('{"temperature": 99, "max_new_tokens": 5}')
+    [one] = validity.detect(evidence).findings
+    assert (
+        one.rule == "decoding-out-of-bounds" and "temperature=99" in one.summary and "max_new_tokens=5" in one.summary
+    )
+    with (evidence.submission / "generation_config.json").open("wb") as file:
+        file.truncate(1 << 40)
+    [one] = validity.detect(evidence).findings
+    assert "is not read" in one.summary
+
+
 def test_idle_pickle_is_only_noted(evidence: Evidence) -> None:
     assert evidence.submission is not None
     (evidence.submission / "training_args.bin").write_bytes(b"\x80\x04.")
@@ -304,7 +317,7 @@ def test_overlap_findings_hold_no_item_text(evidence: Evidence) -> None:
 
 
 def test_overlap_of_a_benchmark_without_items_is_undecided(evidence: Evidence) -> None:
-    outcomes = examine(replace(evidence, benchmark="none-such"))
+    outcomes = examine(replace(evidence, submission=None, benchmark="none-such"))
     assert outcomes["overlap"].problem and fuse(outcomes)["verdict"] == "undecided"
 
 

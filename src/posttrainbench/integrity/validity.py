@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from posttrainbench import catalog
+from posttrainbench.evaluation import decoding
 from posttrainbench.integrity import safetensors
 from posttrainbench.integrity.finding import Evidence, Finding, Outcome, Severity
 from posttrainbench.integrity.safetensors import FLOATS, BadSafetensors, Tensor
@@ -110,6 +112,19 @@ def _finding(severity: Severity, rule: str, summary: str, where: tuple[str, ...]
     return Finding(detector=NAME, rule=rule, severity=severity, family="submission", summary=summary, where=where[:20])
 
 
+def _sampling(evidence: Evidence, submission: Path) -> tuple[str, ...]:
+    """What generation_config.json asks for and will not get, in words."""
+    path = submission / "generation_config.json"
+    if not path.is_file():
+        return ()
+    if path.stat().st_size > _LARGEST_CONFIG:
+        return (f"it has {path.stat().st_size} bytes and is not read",)
+    vocabulary = (_config(evidence.base / "config.json") or {}).get("vocab_size")
+    cap = catalog.benchmark(evidence.benchmark).max_tokens
+    size = vocabulary if isinstance(vocabulary, int) else 1 << 31
+    return decoding.from_directory(submission, vocab_size=size, protocol_max_tokens=cap).ignored
+
+
 def detect(evidence: Evidence) -> Outcome:
     """Check the collected submission. Whether it really loads is tried by the final evaluation itself."""
     if evidence.submission is None:
@@ -119,6 +134,12 @@ def detect(evidence: Evidence) -> Outcome:
     if links:
         findings.append(
             _finding("weak", "link-out", f"{len(links)} link(s) lead out of the agent's directories or nowhere", links)
+        )
+    ignored = _sampling(evidence, evidence.submission)
+    if ignored:
+        shown = "; ".join(ignored)[:500]
+        findings.append(
+            _finding("info", "decoding-out-of-bounds", f"generation_config.json: {shown}", ("generation_config.json",))
         )
     idle = tuple(
         sorted(
