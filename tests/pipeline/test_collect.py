@@ -133,6 +133,17 @@ def test_names_too_long_to_follow(places: Places, tmp_path: Path) -> None:
     assert [entry["path"] for entry in taken.refused] == ["link"]
 
 
+def test_a_cut_list_of_refusals_says_so(tmp_path: Path) -> None:
+    """Thousands of dead links must not push a file that nobody read out of the record."""
+    source = tmp_path / "work"
+    source.mkdir()
+    for number in range(2500):
+        (source / f"link{number}").symlink_to("/nowhere")
+    (source / "train.txt").write_text("x" * 5000)
+    taken = take_snapshot(source, tmp_path / "kept", prefix="task", skip=set(), budget=1000)
+    assert len(taken.refused) == 2001 and "more was left out" in taken.refused[-1]["reason"]
+
+
 def test_a_sparse_giant_does_not_fill_the_disk(tmp_path: Path) -> None:
     source = tmp_path / "work"
     source.mkdir()

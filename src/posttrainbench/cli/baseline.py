@@ -9,6 +9,7 @@ import click
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.evaluation import baseline as baselines
+from posttrainbench.evaluation.report import score_text
 from posttrainbench.evaluation.request import DEFAULT_GRADER
 
 
@@ -69,8 +70,5 @@ def baseline(
             evaluate=lambda request: evaluate_model(request, backend=backend),
             **options,
         )
-        score = metrics["strict"]
-        bar = "" if score["stderr"] is None else f" +- {score['stderr']:.4f}"
-        shown = "no score" if score["accuracy"] is None else f"{score['accuracy']:.4f}{bar} on {metrics['n']} items"
-        click.echo(f"{resolved.entry.name} {benchmark} {kind}: {shown}")
+        click.echo(f"{resolved.entry.name} {benchmark} {kind}: {score_text(metrics, 'strict')}")
         click.echo(str(baselines.output_directory(out, resolved.entry, benchmark, kind) / "metrics.json"))

@@ -11,6 +11,7 @@ import click
 from posttrainbench import catalog
 from posttrainbench.cli.working import describe_result, interruptible, progress, results_option
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.evaluation.report import score_text
 from posttrainbench.evaluation.request import DEFAULT_GRADER, EvaluationRequest
 from posttrainbench.files import write_json
 from posttrainbench.pipeline.context import Context
@@ -50,12 +51,7 @@ def _again(run: RunDirectory) -> None:
 def print_scores(metrics: dict[str, Any]) -> None:
     """Both scores with their standard errors."""
     for name in ("strict", "paper"):
-        score = metrics[name]
-        if score["accuracy"] is None:
-            print(f"{name}: no score")
-            continue
-        bar = "" if score["stderr"] is None else f" +- {score['stderr']:.4f}"
-        print(f"{name}: {score['accuracy']:.4f}{bar} on {metrics['n']} items")
+        print(f"{name}: {score_text(metrics, name)}")
 
 
 @click.command("evaluate")

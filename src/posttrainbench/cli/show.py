@@ -9,6 +9,7 @@ import click
 
 from posttrainbench.cli.audit import print_audit
 from posttrainbench.cli.working import describe_result, run_argument
+from posttrainbench.evaluation.report import score_text
 from posttrainbench.files import printable, read_json
 from posttrainbench.pipeline.run_dir import STAGES, RunDirectory
 
@@ -55,9 +56,7 @@ def command(run: Path, lines: int, as_json: bool) -> None:
     if metrics.exists():
         found = read_json(metrics)
         for name in ("strict", "paper"):
-            score = found[name]
-            bar = "" if score["stderr"] is None else f" +- {score['stderr']:.4f}"
-            print(f"{name:<10} {score['accuracy']:.4f}{bar} on {found['n']} items")
+            print(f"{name:<10} {score_text(found, name)}")
     if (directory.audit / "verdict.json").exists():
         print_audit(directory)
     tail = _trace_tail(directory.trace, lines)

@@ -13,6 +13,7 @@ from typing import Any
 
 from posttrainbench import catalog
 from posttrainbench.errors import PTBError
+from posttrainbench.evaluation.report import score_text
 from posttrainbench.evaluation.request import EvaluationRequest
 from posttrainbench.files import write_json
 
@@ -78,9 +79,7 @@ def main(*, benchmark: str, base_model: str, template: str, argv: Sequence[str] 
     if arguments.json_output_file:
         write_json(Path(arguments.json_output_file), metrics)
     for name in ("strict", "paper"):
-        score = metrics[name]
-        error_bar = "" if score["stderr"] is None else f" +- {score['stderr']:.4f}"
-        print(f"{name}: {score['accuracy']:.4f}{error_bar} on {metrics['n']} items")
+        print(f"{name}: {score_text(metrics, name)}")
 
 
 def _complain(message: str) -> int:

@@ -102,7 +102,6 @@ class _Sums:
     ss: float = 0.0
     ii: float = 0.0
     si: float = 0.0
-    s_i: float = 0.0
 
     def add(self, s: safetensors.Floats, b: safetensors.Floats, i: safetensors.Floats) -> None:
         x, y = (s - b).astype(np.float64), (i - b).astype(np.float64)
@@ -110,10 +109,9 @@ class _Sums:
         self.ss += float(np.dot(x, x))
         self.ii += float(np.dot(y, y))
         self.si += float(np.dot(x, y))
-        self.s_i += float(np.dot(x - y, x - y))
 
     def merge(self, other: _Sums) -> None:
-        for name in ("bb", "ss", "ii", "si", "s_i"):
+        for name in ("bb", "ss", "ii", "si"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     @property

@@ -96,13 +96,14 @@ class Taken:
 
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: list[dict[str, str]] = field(default_factory=list)
-    refused_count: int = 0
     total: int = 0
 
     def refuse(self, path: str, reason: str) -> None:
         """Note a path that was not taken."""
-        self.refused_count += 1
-        if len(self.refused) < _MOST_REFUSED:
+        if len(self.refused) == _MOST_REFUSED:
+            # the list is cut, and says so: what is not listed must not pass for looked at
+            self.refused.append({"path": "...", "reason": "more was left out than is listed"})
+        elif len(self.refused) < _MOST_REFUSED:
             self.refused.append({"path": path[:500], "reason": reason[:500]})
 
 

@@ -80,12 +80,6 @@ def check_sandbox(backend: Backend) -> list[dict[str, Any]]:
     return [asdict(check) for check in checks]
 
 
-def _existing_parent(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
 def check_results(root: Path, *, needed: int) -> None:
     """Make the results directory and see that it can be written and holds `needed` bytes.
 

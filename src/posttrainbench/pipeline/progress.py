@@ -25,10 +25,6 @@ class Progress(Protocol):
         """Something worth keeping on the screen."""
         ...
 
-    def tick(self) -> None:
-        """Called now and then while a stage waits."""
-        ...
-
 
 class Silent:
     """Shows nothing."""
@@ -40,9 +36,6 @@ class Silent:
         """Ignored."""
 
     def say(self, text: str) -> None:
-        """Ignored."""
-
-    def tick(self) -> None:
         """Ignored."""
 
 
@@ -84,9 +77,6 @@ class PlainLines:
     def say(self, text: str) -> None:
         """The text as it is."""
         self._print(text)
-
-    def tick(self) -> None:
-        """Nothing."""
 
 
 class LiveDisplay:
@@ -137,6 +127,3 @@ class LiveDisplay:
     def say(self, text: str) -> None:
         """Print above the live line."""
         self._console.print(text, markup=False)
-
-    def tick(self) -> None:
-        """The display draws itself from a thread of its own."""
