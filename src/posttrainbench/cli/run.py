@@ -12,6 +12,7 @@ from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.run import resume
 from posttrainbench.pipeline.spec import RunSpec
+from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 
 def _gpus(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -75,6 +76,8 @@ def _environment(context: click.Context, parameter: click.Parameter, value: tupl
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the final evaluation.")
 @click.option("--data-dir", help="Directory of the benchmark's original data files. [default: the hub's, pinned]")
 @click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
+@click.option("--sandbox", default=DEFAULT_SANDBOX, show_default=True, help="How the run is confined.")
+@click.option("--image", help="Container image, for sandboxes that need one.")
 @click.option("--group", default="adhoc", show_default=True, help="Sub-directory of the results directory.")
 @results_option
 def command(results: Path, group: str, **options: object) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +27,7 @@ from posttrainbench.launch.sweepfile import Cell
 from posttrainbench.pipeline import outside
 from posttrainbench.pipeline.models import resolve
 from posttrainbench.pipeline.prepare import agent_of, agent_record, check_benchmark
-from posttrainbench.sandbox import Limits, Spec, get_backend
-from posttrainbench.sandbox.environment import python_runtime
+from posttrainbench.sandbox import Backend, Limits, Spec, get_backend
 from posttrainbench.scaffolds import launch
 
 _DAY_S = 86400.0
@@ -59,7 +57,7 @@ def examine(cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, An
     found = [_disk(place), *_idle(gpus)]
     asked: list[tuple[str, Callable[[], Checked]]] = [
         ("clock", lambda: _clock(place)),
-        (f"gpu {list(gpus)}", lambda: _gpus(gpus)),
+        (f"gpu {list(gpus)} {spec.sandbox}", lambda: _gpus(gpus, get_backend(spec.sandbox, image=spec.image))),
         (f"cell {cell.agent} {spec.base_model} {spec.benchmark}", lambda: _needs(cell)),
         (f"model API {cell.agent} {spec.base_model}", lambda: service.model_api(cell)),
         (f"grader {spec.benchmark} {spec.grader}", lambda: service.grader(cell)),
@@ -136,7 +134,7 @@ def _idle(gpus: Sequence[int]) -> list[Checked]:
     return [Checked(name="gpu idle", ok=not busy, detail=detail or f"GPU {', '.join(map(str, gpus))} idle")]
 
 
-def _gpus(gpus: Sequence[int]) -> Checked:
+def _gpus(gpus: Sequence[int], backend: Backend) -> Checked:
     """Model and driver, and that CUDA starts inside the sandbox with exactly these GPUs."""
     machine = hardware.detect()
     if not gpus:
@@ -146,18 +144,19 @@ def _gpus(gpus: Sequence[int]) -> Checked:
         return Checked(name="gpu", ok=False, detail=f"GPU {min(missing)} is not listed by nvidia-smi")
     names = f"{machine.describe(gpus=tuple(gpus)).partition(';')[0]}, driver {machine.driver}"
     printed: list[bytes] = []
+    runtime = backend.runtime()
     with tempfile.TemporaryDirectory(prefix="ptb-cuda-") as folder:
         spec = Spec(
-            argv=[sys.executable, "-c", _CUDA],
+            argv=[runtime.executable, "-c", _CUDA],
             cwd="/tmp",
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(gpus))))},
-            ro=python_runtime(),
+            ro=runtime.ro,
             rw={"/tmp": Path(folder)},
             gpus=list(gpus),
             limits=Limits(wall_s=60),
         )
         try:
-            get_backend().run(spec, on_output=printed.append)
+            backend.run(spec, on_output=printed.append)
         except PTBError as error:
             return Checked(name="gpu", ok=False, detail=f"{names}; {error}")
     said = b"".join(printed).decode(errors="replace").strip()

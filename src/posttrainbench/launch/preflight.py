@@ -85,11 +85,13 @@ def _place(sweep: Sweep) -> list[str]:
 def _sandbox(sweep: Sweep) -> list[str]:
     if sweep.launcher["kind"] != "local":
         return []  # the node that submits is not the one that runs; each job probes its own
-    try:
-        check_sandbox(get_backend())
-    except PTBError as error:
-        return [str(error)]
-    return []
+    found = []
+    for sandbox, image in dict.fromkeys((cell.spec.sandbox, cell.spec.image) for cell in sweep.cells):
+        try:
+            check_sandbox(get_backend(sandbox, image=image))
+        except PTBError as error:
+            found.append(str(error))
+    return found
 
 
 def _cell(cell: Cell) -> list[str]:

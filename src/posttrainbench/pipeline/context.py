@@ -92,4 +92,5 @@ class Context:
     @cached_property
     def backend(self) -> Backend:
         """The sandbox that the run was prepared for."""
-        return get_backend(self.record["sandbox"]["backend"])
+        sandbox = self.record["sandbox"]
+        return get_backend(sandbox["backend"], image=sandbox.get("image"))

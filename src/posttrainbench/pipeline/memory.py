@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.scoring import rewrap
 from posttrainbench.pipeline.solve import Interrupted
 from posttrainbench.sandbox import Backend, Limits, Spec
-from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.workspace import paths
 from posttrainbench.workspace.build import template_for
 
@@ -79,12 +77,13 @@ def probe(
             "output": "/out/likelihoods.json",
         }
         write_json(draft / "in" / "request.json", request)
+        runtime = backend.runtime()
         spec = Spec(
-            argv=(sys.executable, "-m", "posttrainbench.integrity.memory_probe", "/in/request.json"),
+            argv=(runtime.executable, "-m", "posttrainbench.integrity.memory_probe", "/in/request.json"),
             cwd="/out",
             stdin=made.as_json(),
             env={
-                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "PATH": runtime.path,
                 "HOME": paths.HOME,
                 "LANG": "C.UTF-8",
                 "HF_HUB_OFFLINE": "1",
@@ -92,7 +91,7 @@ def probe(
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
             ro={
-                **python_runtime(),
+                **runtime.ro,
                 "/in": draft / "in",
                 **readable_binds("/model", draft / "model", spare=draft / "spare-model"),
                 **readable_binds("/base", base, spare=draft / "spare-base"),

@@ -224,7 +224,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     machine = hardware.detect()
     gpus = _gpus(spec, machine)
     check_results(results, needed=4 * _model_bytes(model.base) + _DISK_RESERVE)
-    backend = backend or get_backend()
+    backend = backend or get_backend(spec.sandbox, image=spec.image)
     checks = check_sandbox(backend)
     capabilities = asdict(backend.capabilities())
 
@@ -259,7 +259,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "provenance": provenance(),
         "hardware": machine.as_json(),
         "gpus": list(gpus),
-        "sandbox": {"backend": backend.name, "capabilities": capabilities, "checks": checks},
+        "sandbox": {"backend": backend.name, "image": spec.image, "capabilities": capabilities, "checks": checks},
         "limits": _limits(spec, machine, shutil.disk_usage(results).free),
         "stages": {"prepare": {"status": "done", "ended": now()}},
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,6 @@ from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.solve import Interrupted
 from posttrainbench.sandbox import Backend, Limits, Spec
-from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.workspace import paths
 
 # The reference gives one attempt 8 hours (reference.md part 3).
@@ -162,7 +160,8 @@ def evaluate_sandboxed(
         draft = Path(temporary)
         (draft / "out").mkdir()
         (draft / "in").mkdir()
-        ro: dict[str, Path] = {**python_runtime(), "/in": draft / "in"}
+        runtime = backend.runtime()
+        ro: dict[str, Path] = {**runtime.ro, "/in": draft / "in"}
         inside = replace(request, output="/out")
         if request.model is not None:
             ro |= readable_binds("/model", Path(request.model), spare=draft / "model")
@@ -172,10 +171,10 @@ def evaluate_sandboxed(
         inside = replace(inside, data_dir=data.env.get("PTB_DATA_DIR"))
         inside.save(draft / "in" / "request.json")
         spec = Spec(
-            argv=(sys.executable, "-m", "posttrainbench.evaluation", "/in/request.json"),
+            argv=(runtime.executable, "-m", "posttrainbench.evaluation", "/in/request.json"),
             cwd="/out",
             env={
-                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "PATH": runtime.path,
                 "HOME": paths.HOME,
                 "LANG": "C.UTF-8",
                 "HF_HUB_OFFLINE": "1",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +20,6 @@ from posttrainbench.pipeline.run_dir import now
 from posttrainbench.pipeline.sessions import Plan, Sessions
 from posttrainbench.pipeline.trace import TraceWriter
 from posttrainbench.sandbox import Limits, Result, Spec
-from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.scaffolds import Session, launch, scaffold_of
 from posttrainbench.traces.scrub import Scrubber
 from posttrainbench.workspace import build, paths
@@ -34,7 +32,7 @@ class Interrupted(Exception):
 def agent_environment(context: Context) -> dict[str, str]:
     """The agent's complete environment. Nothing of the harness's is in it."""
     environment = {
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": context.backend.runtime().path,
         "HOME": paths.HOME,
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
@@ -179,7 +177,7 @@ class _Starter:
         data = data_mounts(context.benchmark, spec.data_dir, spare=run.job.root / "data")
         self._env = {**agent_environment(context), **data.env, **door.env}
         self._ro = {
-            **python_runtime(),
+            **context.backend.runtime().ro,
             **readable_binds(f"{paths.MODELS}/{context.model.name}", context.base, spare=run.job.root / "base"),
             paths.CONTROL: run.job.control,
             **hub_mounts(context),

@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.evaluation.request import DEFAULT_GRADER
+from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 _SHORTEST_H = 1 / 3600
 _LONGEST_H = 24 * 31.0
@@ -44,6 +45,8 @@ class RunSpec:
         seed: seed of the final evaluation.
         data_dir: directory of the benchmark's original data files, instead of the hub.
         grader: Inspect model that grades the LLM-graded benchmarks.
+        sandbox: back end that confines the agent and the evaluation, see `sandbox.get_backend`.
+        image: container image or its file, for the back ends that need one.
     """
 
     agent: str
@@ -70,6 +73,8 @@ class RunSpec:
     seed: int = 0
     data_dir: str | None = None
     grader: str = DEFAULT_GRADER
+    sandbox: str = DEFAULT_SANDBOX
+    image: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers.

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import command, processes, staging
+from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.sandbox.gpu import gpu_indices
 from posttrainbench.sandbox.limits import Group, Means, find_means
-from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Spec
+from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Runtime, Spec
 from posttrainbench.sandbox.start import OverlayFailed, Plan, start
 from posttrainbench.sandbox.supervision import Supervision
 from posttrainbench.sandbox.watchdog import disk_usage
@@ -55,6 +57,10 @@ class Bubblewrap:
             except InfrastructureError:
                 return False  # `preflight` and `run` report it
         return "overlay" in Path("/proc/filesystems").read_text().split()
+
+    def runtime(self) -> Runtime:
+        """The harness's own Python, at the same place inside."""
+        return Runtime(executable=sys.executable, ro=python_runtime())
 
     def capabilities(self) -> Capabilities:
         """What can be enforced on this machine."""

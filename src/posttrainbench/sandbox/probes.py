@@ -10,13 +10,12 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from posttrainbench.errors import PTBError
-from posttrainbench.sandbox import environment, probe_inside
+from posttrainbench.sandbox import probe_inside
 from posttrainbench.sandbox.processes import tasks_of
 from posttrainbench.sandbox.spec import Backend, Check, Limits, Result, Spec
 
@@ -60,7 +59,7 @@ def probe(backend: Backend) -> list[Check]:
                 "memory": _MEMORY if backend.capabilities().memory_limit != "none" else 0,
             }
             output = bytearray()
-            result = backend.run(_spec(folder, orders), on_output=output.extend)
+            result = backend.run(_spec(backend, folder, orders), on_output=output.extend)
             came_through = _accepted(listener) or _accepted(local)
         return _checks(bytes(output), result, folder, came_through)
     except PTBError as error:
@@ -70,11 +69,12 @@ def probe(backend: Backend) -> list[Check]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _spec(folder: Path, orders: dict[str, object]) -> Spec:
+def _spec(backend: Backend, folder: Path, orders: dict[str, object]) -> Spec:
+    runtime = backend.runtime()
     return Spec(
-        argv=[sys.executable, "-I", "-S", probe_inside.__file__],
+        argv=[runtime.executable, "-I", "-S", probe_inside.__file__],
         cwd=_WORK,
-        ro={**environment.python_runtime(), _READ_ONLY: folder / "fixed"},
+        ro={**runtime.ro, _READ_ONLY: folder / "fixed"},
         rw={_WORK: folder / "work"},
         stdin=json.dumps(orders),
         limits=Limits(wall_s=20, grace_s=0, processes=_PROCESSES, memory_bytes=_MEMORY),

@@ -114,10 +114,32 @@ class Capabilities:
     caches: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The Python that has the harness's packages, as it is found inside a sandbox.
+
+    Attributes:
+        executable: its path inside.
+        ro: binds that it needs, for `Spec.ro`; empty where the sandbox's image brings it.
+    """
+
+    executable: str
+    ro: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """PATH inside, with this Python first."""
+        return f"{Path(self.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+
+
 class Backend(Protocol):
     """A way to confine a command. Every back end keeps the contract of docs/security.md."""
 
     name: str
+
+    def runtime(self) -> Runtime:
+        """The Python that the harness's own programs run with inside."""
+        ...
 
     def capabilities(self) -> Capabilities:
         """What this back end can enforce here."""

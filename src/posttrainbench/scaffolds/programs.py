@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from posttrainbench import catalog
@@ -51,4 +50,4 @@ def launch_program(agent: Agent, *, instruct: Path | None) -> Launch:
                 f"agent {agent.name} needs the instruct model, and none is known for this base model"
             )
         ro[INSTRUCT_INSIDE] = instruct
-    return Launch(argv=(sys.executable, "-u", _INSIDE), ro=ro)
+    return Launch(argv=("python", "-u", _INSIDE), ro=ro)  # the first on the PATH is the sandbox's runtime
