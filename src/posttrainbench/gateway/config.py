@@ -120,6 +120,7 @@ class GatewayConfig:
         web: settings of the web proxy (`gateway.web`), or None for no proxy.
         grader: settings of the grading service (`gateway.grader`), or None for none.
         hub: settings of the model-hub door (`gateway.hub`), or None for none.
+        sealed: settings of evaluations on sealed test data (`gateway.sealed`), or None where the agent has the data.
     """
 
     providers: tuple[Provider, ...] = ()
@@ -129,6 +130,7 @@ class GatewayConfig:
     web: Mapping[str, Any] | None = None
     grader: Mapping[str, Any] | None = None
     hub: Mapping[str, Any] | None = None
+    sealed: Mapping[str, Any] | None = None
 
     def provider(self, name: str) -> Provider | None:
         """The provider called `name`, if the run has it."""
@@ -155,6 +157,7 @@ class GatewayConfig:
                 web=value.get("web"),
                 grader=value.get("grader"),
                 hub=value.get("hub"),
+                sealed=value.get("sealed"),
             )
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not a gateway configuration: {error}") from None

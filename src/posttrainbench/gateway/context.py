@@ -1,7 +1,7 @@
 """What every part of the gateway process shares, and the places where other parts join it.
 
-`gateway.web` (the web proxy), `gateway.grader` (the grading service) and `gateway.hub` (the model hub) are separate modules
-with one entry each:
+`gateway.web` (the web proxy), `gateway.grader` (the grading service), `gateway.sealed` (scores on sealed test data) and
+`gateway.hub` (the model hub) are separate modules with one entry each:
 
     async def web.handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: Context) -> None
         A connection whose first request is `CONNECT host:port` or has an absolute form (`GET http://...`). Nothing of it has
@@ -13,6 +13,9 @@ with one entry each:
 
     async def hub.handle(request: aiohttp.web.BaseRequest, context: Context) -> aiohttp.web.StreamResponse
         A request whose path begins with `/hub/`, with or without a token. Called only where `context.config.hub` is set.
+
+    async def sealed.handle(request: aiohttp.web.BaseRequest, context: Context) -> aiohttp.web.StreamResponse
+        As `grader.handle`, below `/sealed/`, where `context.config.sealed` is set.
 
 All are cancelled when the client goes away.
 """

@@ -29,6 +29,8 @@ from posttrainbench.gateway.wires import error_body
 _FIRST_BYTES_S = 60.0
 _KEEP_ALIVE_S = 3600.0
 _LONGEST_METHOD = 32
+# below these paths, for those who have the run's token
+_SERVICES = {"grader": "grading service", "sealed": "sealed test data"}
 # enough of a request to tell a proxy's client from others
 _LEGIBLE = re.compile(rb"\S+ (?:[^a-z]|\S{11}|\S*\s)", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"[a-z][a-z0-9+.-]{0,7}://", re.IGNORECASE)
@@ -189,13 +191,14 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith("/hub/"):
             return await self._hub(request)
-        if not request.raw_path.startswith("/grader/"):
+        name = next((each for each in _SERVICES if request.raw_path.startswith(f"/{each}/")), None)
+        if name is None:
             return await self._forwarder.serve(request)
         try:
             self._forwarder.admit_token(request)
-            module = _optional("grader") if self._context.config.grader is not None else None
+            module = _optional(name) if getattr(self._context.config, name) is not None else None
             if module is None:
-                raise Refusal("grader", 404, "this run has no grading service")
+                raise Refusal(name, 404, f"this run has no {_SERVICES[name]}")
         except Refusal as refusal:
             return self._forwarder.refuse(request, refusal)
         answer: web.StreamResponse = await module.handle(request, self._context)
