@@ -24,6 +24,7 @@ from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Run
 from posttrainbench.sandbox.start import OverlayFailed, Plan, start
 from posttrainbench.sandbox.supervision import Supervision
 from posttrainbench.sandbox.watchdog import disk_usage
+from posttrainbench.scratch import Scratch
 
 
 class Bubblewrap:
@@ -116,7 +117,7 @@ class Bubblewrap:
             except OSError as error:
                 raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
             undo.callback(sandbox.close)
-            return Supervision(spec, sandbox, group, self.means, watched, free, on_output, cancelled).run(began)
+            return Supervision(spec, sandbox, group, self.means.memory, watched, free, on_output, cancelled).run(began)
 
     def _prepare(self, spec: Spec, undo: contextlib.ExitStack) -> tuple[Plan, Group, list[Path], int]:
         """Check sources, hand over what is writable, make caches and control groups; see `Supervision` for the rest."""
@@ -126,7 +127,7 @@ class Bubblewrap:
         watched, free = list(rw.values()), 0
         layers: dict[str, dict[str, str]] = {}
         if caches:
-            scratch = staging.Scratch()
+            scratch = Scratch()
             undo.callback(scratch.close)
             watched.append(scratch.path)
             if self._overlay and (self._uid is not None or all(map(staging.can_overlay, caches.values()))):

@@ -1,4 +1,4 @@
-"""The system call filter of the sandbox, as classic BPF for `bwrap --seccomp FD`. Standard library only.
+"""The system call filter of the sandbox, as classic BPF: bwrap or a container's pid 1 loads it. Standard library only.
 
 Default allow; what is refused is what a coding agent never needs and what opens a way around the other walls:
 
@@ -19,7 +19,7 @@ import struct
 from posttrainbench.errors import InfrastructureError
 
 # Opcodes and return values: linux/bpf_common.h, linux/seccomp.h.
-_LOAD_WORD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x15, 0x35, 0x06
+_LOAD_WORD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 # Offsets in struct seccomp_data.
@@ -28,6 +28,8 @@ _NUMBER, _ARCHITECTURE, _ARGUMENT_0 = 0, 4, 16
 _X32_BIT = 0x40000000
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 _IO_URING = (425, 426, 427)  # the same numbers everywhere
+_CLONE3 = 435  # its flags are in memory, where a filter cannot look; without it the C library takes clone
+_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 
 _X86_64 = {
     "socket": 41,
@@ -74,13 +76,17 @@ _TABLES = {
     "aarch64": (0xC00000B7, _AARCH64),
     "arm64": (0xC00000B7, _AARCH64),
 }
+# clone, unshare, setns
+_NEW_NAMESPACES = {"x86_64": (56, 272, 308), "aarch64": (220, 97, 268), "arm64": (220, 97, 268)}
 
 
-def build_filter(machine: str | None = None) -> bytes:
+def build_filter(machine: str | None = None, *, namespaces: bool = True) -> bytes:
     """Assemble the filter.
 
     Args:
         machine: as `platform.machine()` says it; default this one.
+        namespaces: whether new namespaces may be made and entered. bwrap forbids them by other means, and must make some
+            itself after it has read the filter; containers need the rule.
 
     Raises:
         InfrastructureError: there is no table of system call numbers for this processor.
@@ -110,6 +116,15 @@ def build_filter(machine: str | None = None) -> bytes:
     for name, number in numbers.items():
         if name != "socket":
             refuse_if(_JUMP_EQUAL, number, errno.EPERM)
+    if not namespaces:
+        clone, unshare, setns = _NEW_NAMESPACES[machine]
+        refuse_if(_JUMP_EQUAL, _CLONE3, errno.ENOSYS)
+        refuse_if(_JUMP_EQUAL, unshare, errno.EPERM)
+        refuse_if(_JUMP_EQUAL, setns, errno.EPERM)
+        program.append((_JUMP_EQUAL, 0, 4, clone))
+        program.append((_LOAD_WORD, 0, 0, _ARGUMENT_0))
+        refuse_if(_JUMP_SET, _NAMESPACES, errno.EPERM)
+        answer(_ALLOW)
     count = len(_FAMILIES)
     program.append((_JUMP_EQUAL, 0, count + 2, numbers["socket"]))
     program.append((_LOAD_WORD, 0, 0, _ARGUMENT_0))

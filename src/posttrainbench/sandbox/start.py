@@ -50,7 +50,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A started sandbox. `namespace` is its pid namespace, `init` and `pidfd` the first process in it."""
+    """A started sandbox. `namespace` is its pid namespace, `init` and `pidfd` the first process in it.
+
+    `end` becomes readable when the command has ended, `output` carries what it prints.
+    """
 
     process: subprocess.Popen[bytes]
     gate: socket.socket
@@ -58,12 +61,23 @@ class Sandbox:
     init: int
     pidfd: int
     namespace: str
+    end: int
+
+    @property
+    def returncode(self) -> int:
+        """Status of the command as `Result` wants it; known after `kill`."""
+        status = self.process.returncode
+        return 128 - status if status < 0 else status
 
     def open_gate(self) -> None:
         """Let the command begin."""
         with contextlib.suppress(OSError):  # it may have died already; the supervision sees that
             self.gate.sendall(b"go\n")
         self.gate.close()
+
+    def terminate(self) -> None:
+        """SIGTERM to every process but the first: bwrap passes no signal on, so each is told by its host pid."""
+        processes.send(self.namespace, signal.SIGTERM, spare=self.init)
 
     def kill(self) -> None:
         """Kill every process of the sandbox and wait until none is left. Safe to repeat."""
@@ -82,6 +96,7 @@ class Sandbox:
         self.gate.close()
         os.close(self.output)
         os.close(self.pidfd)
+        os.close(self.end)
 
 
 class _Descriptors:
@@ -157,7 +172,7 @@ def start(spec: Spec, plan: Plan) -> Sandbox:
             process.wait()
             raise
         on_failure.pop_all()
-        return Sandbox(process, gate, output, init, pidfd, namespace)
+        return Sandbox(process, gate, output, init, pidfd, namespace, os.pidfd_open(process.pid))
 
 
 def _launch_plan(spec: Spec, plan: Plan, inherited: _Descriptors, info: int, gate: int) -> dict[str, object]:

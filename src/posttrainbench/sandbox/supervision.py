@@ -9,16 +9,58 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from posttrainbench.sandbox import command, processes
-from posttrainbench.sandbox.limits import Group, Means
 from posttrainbench.sandbox.spec import Reason, Result, Spec
-from posttrainbench.sandbox.start import Sandbox
 from posttrainbench.sandbox.watchdog import DiskWatch, MemoryWatch
 
 _TICK_S = 0.2
 _CHUNK = 1 << 18
 _KILLED = 128 + signal.SIGKILL
+
+
+class Started(Protocol):
+    """What every back end's started sandbox offers; see `start.Sandbox`."""
+
+    @property
+    def output(self) -> int:
+        """Non-blocking descriptor of what the command prints."""
+
+    @property
+    def end(self) -> int:
+        """Descriptor that becomes readable when the command has ended."""
+
+    @property
+    def init(self) -> int:
+        """Host pid of the first process inside."""
+
+    @property
+    def namespace(self) -> str:
+        """Identity of the pid namespace."""
+
+    @property
+    def returncode(self) -> int:
+        """Status of the command; known after `kill`."""
+
+    def open_gate(self) -> None:
+        """Let the command begin."""
+
+    def terminate(self) -> None:
+        """SIGTERM to every process but the first."""
+
+    def kill(self) -> None:
+        """Kill every process and wait until none is left."""
+
+
+class Counters(Protocol):
+    """What the control groups of a sandbox counted; see `limits.Group`."""
+
+    def memory_kills(self) -> int:
+        """Processes killed for memory."""
+
+    def peak_memory(self) -> int | None:
+        """Highest memory in bytes."""
 
 
 class Supervision:
@@ -27,15 +69,26 @@ class Supervision:
     def __init__(
         self,
         spec: Spec,
-        sandbox: Sandbox,
-        group: Group,
-        means: Means,
+        sandbox: Started,
+        group: Counters,
+        memory: str,
         watched: Sequence[Path],
         free: int,
         on_output: Callable[[bytes], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> None:
-        """Begin to watch. `watched` are the host directories whose size is limited, but for `free` bytes in them."""
+        """Begin to watch.
+
+        Args:
+            spec: what runs.
+            sandbox: where it runs, at its gate.
+            group: what the kernel counts.
+            memory: word of `Capabilities.memory_limit`; with `watchdog` memory is measured here.
+            watched: host directories whose size is limited.
+            free: bytes in them that do not count.
+            on_output: see `Backend.run`.
+            cancelled: see `Backend.run`.
+        """
         limits = spec.limits
         self._limits, self._sandbox, self._group = limits, sandbox, group
         self._on_output, self._cancelled = on_output, cancelled
@@ -43,12 +96,11 @@ class Supervision:
         if limits.disk_bytes is not None and watched:
             self._disk = DiskWatch(watched, limits.disk_bytes, sandbox.namespace, free=free)
         self._memory: MemoryWatch | None = None
-        if means.memory == "watchdog" and limits.memory_bytes is not None:
+        if memory == "watchdog" and limits.memory_bytes is not None:
             tmpfs = [path for path in command.TMPFS if path not in {**spec.ro, **spec.rw, **spec.caches}]
             self._memory = MemoryWatch(sandbox.namespace, sandbox.init, limits.memory_bytes, tmpfs)
         self._poll = select.poll()
-        self._end = os.pidfd_open(sandbox.process.pid)
-        for descriptor in (sandbox.output, self._end):
+        for descriptor in (sandbox.output, sandbox.end):
             self._poll.register(descriptor, select.POLLIN)
 
     def run(self, began: float) -> Result:
@@ -62,8 +114,7 @@ class Supervision:
             sandbox.open_gate()
             reason = self._until(time.monotonic() + self._limits.wall_s, watching=True)
             if reason in ("deadline", "cancelled"):
-                # bwrap passes no signal on, so each process is told by its host pid.
-                processes.send(sandbox.namespace, signal.SIGTERM, spare=sandbox.init)
+                sandbox.terminate()
                 self._until(time.monotonic() + self._limits.grace_s, watching=False)
             last_order = time.monotonic()
             sandbox.kill()
@@ -71,7 +122,6 @@ class Supervision:
             survivors = len(processes.members(sandbox.namespace))
             self._read(everything=True)
         finally:
-            os.close(self._end)
             if self._disk is not None:
                 self._disk.stop()
         return self._result(reason, began, gone - last_order, survivors)
@@ -101,7 +151,7 @@ class Supervision:
             ready = {key for key, _ in self._poll.poll(max(0, int((min(deadline, next_tick) - now) * 1000) + 1))}
             if self._sandbox.output in ready:
                 self._read()
-            if self._end in ready:
+            if self._sandbox.end in ready:
                 return "exit"
 
     def _read(self, *, everything: bool = False) -> None:
@@ -121,8 +171,7 @@ class Supervision:
                 return
 
     def _result(self, reason: Reason, began: float, teardown_s: float, survivors: int) -> Result:
-        status = self._sandbox.process.returncode
-        returncode = 128 - status if status < 0 else status
+        returncode = self._sandbox.returncode
         kills = self._group.memory_kills() + (self._memory.kills if self._memory is not None else 0)
         if self._disk is not None and self._disk.exceeded and reason == "exit":
             reason = "disk"
