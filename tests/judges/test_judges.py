@@ -254,6 +254,6 @@ def test_wrong_arguments_are_one_line(arguments: tuple[str, ...], run: RunDirect
 
 def test_the_view_is_gone_afterwards(run: RunDirectory) -> None:
     with View(run) as view:
-        place = Path(view._temporary.name)
+        place = view._temporary.path
         assert place.is_dir() and os.access(place, os.R_OK)
     assert not place.exists()

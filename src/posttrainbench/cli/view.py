@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import click
+
+from posttrainbench.scratch import Scratch
 
 
 @click.command("view")
@@ -31,8 +32,8 @@ def command(
     from posttrainbench.site.serve import Viewer
 
     options = Options(published=published, with_items=with_items, live=True)
-    with tempfile.TemporaryDirectory(prefix="ptb-view-") as spare:
-        viewer = Viewer(results, out or Path(spare), options=options, port=port, every_s=every, jobs=jobs)
+    with Scratch("view") as spare:
+        viewer = Viewer(results, out or spare, options=options, port=port, every_s=every, jobs=jobs)
         for problem in viewer.first.problems:
             print(f"ptb: not shown or not counted: {problem}", file=sys.stderr)
         print(f"{viewer.first.runs} runs at {viewer.url} (Ctrl-C ends it)", flush=True)

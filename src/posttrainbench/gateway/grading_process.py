@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any
 from posttrainbench.evaluation.request import EvaluationRequest
 from posttrainbench.files import read_json
 from posttrainbench.gateway.grading_config import GraderConfig
+from posttrainbench.scratch import Scratch
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -125,8 +125,7 @@ def _request(config: GraderConfig, output: Path, **fields: Any) -> EvaluationReq
 
 async def item_ids(config: GraderConfig, *, scratch_parent: Path | None = None) -> list[str] | str:
     """The benchmark's item ids in order, or why there are none (for the log). Has no key."""
-    with tempfile.TemporaryDirectory(prefix="ptb-grade-", dir=scratch_parent) as temporary:
-        scratch = Path(temporary)
+    with Scratch("grade", parent=scratch_parent) as scratch:
         environment = _environment(config, {}, None, scratch)
         status, said = await _run("items", _request(config, scratch), scratch, environment, 300.0)
         if status == 0:
@@ -156,8 +155,7 @@ async def score(
         secrets: variables with the grader's key, for that process only.
         proxy: URL of the machine's proxy.
     """
-    with tempfile.TemporaryDirectory(prefix="ptb-grade-") as temporary:
-        scratch = Path(temporary)
+    with Scratch("grade") as scratch:
         output = scratch / "out"
         output.mkdir()
         request = _request(config, output, completions=str(answers), limit=limit, grading_cache=str(cache))

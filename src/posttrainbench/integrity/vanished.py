@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from posttrainbench.integrity import overlap
 from posttrainbench.integrity.deeds import bare, deeds, place
 from posttrainbench.integrity.finding import Evidence, Finding, Outcome, Severity
 from posttrainbench.integrity.scan import Options, Source, items, scan
+from posttrainbench.scratch import Scratch
 
 NAME = "vanished"
 _SHORTEST = 40
@@ -32,10 +32,10 @@ def detect(evidence: Evidence) -> Outcome:
         tests = items.load(evidence.benchmark, evidence.data_dir)
     except PTBError as error:
         return Outcome(problem=str(error))
-    with tempfile.TemporaryDirectory(prefix="ptb-vanished-") as directory:
+    with Scratch("vanished") as directory:
         sources = []
         for number, (name, text) in enumerate(texts.items()):
-            path = Path(directory) / f"{number}{Path(name).suffix[:12]}"
+            path = directory / f"{number}{Path(name).suffix[:12]}"
             path.write_text(text, encoding="utf-8", errors="replace")
             sources.append(Source(path=path, name=name, size=path.stat().st_size))
         report = scan(sources, tests, options=Options(texts=False, seconds=120.0))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from posttrainbench.errors import PTBError
 from posttrainbench.files import walk_files
 from posttrainbench.pipeline.run_dir import RunDirectory
+from posttrainbench.scratch import Scratch
 from posttrainbench.traces import iter_steps
 from posttrainbench.traces.model import dump
 
@@ -26,15 +26,15 @@ class View:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._roots = {"workspace": run.workspace, "final_model": run.submission}
-        self._temporary = tempfile.TemporaryDirectory(prefix="ptb-judge-")
-        self._trace = Path(self._temporary.name) / "trace.txt"
+        self._temporary = Scratch("judge")
+        self._trace = self._temporary.path / "trace.txt"
         self._write_trace()
 
     def __enter__(self) -> View:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+        self._temporary.close()
 
     def _write_trace(self) -> None:
         form = self._run.record()["agent"].get("trace_format", "text")

@@ -4,9 +4,7 @@ and one to the grader."""
 from __future__ import annotations
 
 import socket
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from posttrainbench import catalog
@@ -17,6 +15,7 @@ from posttrainbench.pipeline import outside
 from posttrainbench.pipeline.ending import Ending
 from posttrainbench.pipeline.prepare import agent_of
 from posttrainbench.scaffolds import Agent
+from posttrainbench.scratch import Scratch
 
 _PATIENCE_S = 20.0
 _KINDS = {Ending.AUTH: "auth", Ending.QUOTA: "quota", Ending.NETWORK: "network", Ending.API_REFUSAL: "configuration"}
@@ -49,8 +48,8 @@ def _ask(cell: Cell, agent: Agent) -> Checked:
     config = replace(resolved.config, limits=limits, grader=None, web=None)
     path, body, headers = _call(agent, resolved.secrets.token)
     with (
-        tempfile.TemporaryDirectory(prefix="ptb-preflight-") as folder,
-        Gateway(config, resolved.secrets, Path(folder)) as gateway,
+        Scratch("preflight") as folder,
+        Gateway(config, resolved.secrets, folder) as gateway,
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
         gateway.adopt(listener)

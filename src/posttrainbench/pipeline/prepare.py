@@ -6,10 +6,11 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 
 from posttrainbench import __version__, catalog, hardware
 from posttrainbench.catalog import Benchmark
-from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.files import fsync_directory, sha256_file, write_atomic, write_json
+from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
+from posttrainbench.files import fsync_directory, remove_tree, sha256_file, write_atomic, write_json
 from posttrainbench.pipeline import outside, protocol
 from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
@@ -27,6 +28,7 @@ from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.sandbox import Backend, get_backend
 from posttrainbench.sandbox.probes import probe
 from posttrainbench.scaffolds import BACKGROUND_NOTE, Agent, launch, parse_agent, scaffold_of
+from posttrainbench.scratch import Scratch
 from posttrainbench.workspace import paths, prompt
 
 # Room for traces, logs and the evaluation beside a few copies of the weights.
@@ -178,8 +180,8 @@ def check_benchmark(spec: RunSpec, benchmark: Benchmark) -> None:
     Raises:
         ConfigurationError: data or the grader's key is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="ptb-data-") as spare:
-        data_mounts(benchmark, spec.data_dir, spare=Path(spare))
+    with Scratch("data") as spare:
+        data_mounts(benchmark, spec.data_dir, spare=spare)
     if benchmark.scoring == "outside":
         from posttrainbench.evaluation import EvaluationRequest, runner
 
@@ -190,14 +192,24 @@ def check_benchmark(spec: RunSpec, benchmark: Benchmark) -> None:
             runner.check_grader(request)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove drafts that a killed `prepare` left; a living one needs less than a second between draft and rename."""
-    for draft in parent.glob(".*.tmp"):
+def dead_drafts(parent: Path) -> Iterator[Path]:
+    """Drafts below `parent` that a killed `prepare` left: a living one holds the draft's lock."""
+    for draft in sorted(parent.glob(".*.tmp")):
         try:
-            if draft.is_dir() and time.time() - draft.stat().st_mtime > _DRAFT_S:
-                shutil.rmtree(draft, ignore_errors=True)
-        except OSError:
+            if not stat.S_ISDIR(draft.lstat().st_mode):
+                continue
+            if (draft / ".lock").exists():
+                with RunDirectory(draft).locked():
+                    yield draft
+            elif time.time() - draft.stat().st_mtime > _DRAFT_S:
+                yield draft
+        except (OSError, PTBError):
             continue
+
+
+def _sweep(parent: Path) -> None:
+    for draft in dead_drafts(parent):
+        remove_tree(draft)
 
 
 def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Backend | None = None) -> RunDirectory:
@@ -265,13 +277,14 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     }
     try:
         temporary.mkdir(parents=True)
-        if record["agent"]["copy"] and agent.program:
-            (temporary / "agent").mkdir()
-            assert agent.program is not None
-            shutil.copyfile(agent.program, temporary / record["agent"]["copy"])
-        write_atomic(temporary / "prompt.md", text)
-        write_json(temporary / "run.json", record)
-        temporary.rename(parent / identity)
+        with RunDirectory(temporary).locked():
+            if record["agent"]["copy"] and agent.program:
+                (temporary / "agent").mkdir()
+                assert agent.program is not None
+                shutil.copyfile(agent.program, temporary / record["agent"]["copy"])
+            write_atomic(temporary / "prompt.md", text)
+            write_json(temporary / "run.json", record)
+            temporary.rename(parent / identity)
         fsync_directory(parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -4,7 +4,6 @@ intervals."""
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from posttrainbench.integrity.verdict import DETECTORS
 from posttrainbench.redteam.draft import Draft
 from posttrainbench.redteam.variant import Variant, variants
 from posttrainbench.redteam.weights import Pool
+from posttrainbench.scratch import Scratch
 
 _WEIGHTY = ("conclusive", "strong")
 
@@ -177,8 +177,8 @@ def run_suite(
         on_row: called after each.
     """
     rows, skipped = [], []
-    with tempfile.TemporaryDirectory(prefix="ptb-redteam-") as temporary:
-        root = Path(temporary) if keep is None else keep
+    with Scratch("redteam") as temporary:
+        root = temporary if keep is None else keep
         # on the same disk as the runs: submissions are hard links
         pool = Pool(root / ".weights")
         for variant in wanted:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from posttrainbench.errors import PTBError
 from posttrainbench.sandbox import probe_inside
 from posttrainbench.sandbox.processes import tasks_of
 from posttrainbench.sandbox.spec import Backend, Check, Limits, Result, Spec
+from posttrainbench.scratch import Scratch
 
 _PROCESSES = 40
 _MEMORY = 96 << 20
@@ -32,7 +31,11 @@ def probe(backend: Backend) -> list[Check]:
     Returns:
         One check per property. A back end that cannot start gives one failed check with its message.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ptb-probe-"))
+    try:
+        scratch = Scratch("probe")
+    except PTBError as error:
+        return [Check(name="sandbox starts", ok=False, detail=str(error))]
+    folder = scratch.path
     canary = f"canary-{secrets.token_hex(8)}"
     abstract = f"ptb-probe-{secrets.token_hex(8)}"
     try:
@@ -66,7 +69,7 @@ def probe(backend: Backend) -> list[Check]:
         return [Check(name="sandbox starts", ok=False, detail=str(error))]
     finally:
         os.environ.pop("PTB_PROBE_CANARY", None)
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.close()
 
 
 def _spec(backend: Backend, folder: Path, orders: dict[str, object]) -> Spec:

@@ -10,76 +10,20 @@ The harness may be root or an ordinary user:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.scratch import Scratch
 
 SANDBOX_UID = 20001  # nobody's; needs no entry in /etc/passwd. Used only when the harness is root
 _STAGES = ("/mnt", "/media", "/srv", "/opt")
-_SCRATCH_PREFIX = "ptb-sandbox-"
 _SYSTEM = frozenset(
     map(Path, ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"))
 )
-
-
-class Scratch:
-    """A temporary directory that disappears even if the harness is killed: the next one removes it.
-
-    The owner holds a lock on the directory, which the kernel releases with the process.
-    """
-
-    def __init__(self) -> None:
-        """Make the directory, and remove those of harnesses that are dead.
-
-        Raises:
-            InfrastructureError: the temporary directory of this machine cannot be written.
-        """
-        base = Path(tempfile.gettempdir())
-        for path in base.glob(f"{_SCRATCH_PREFIX}*"):
-            _remove_if_stale(path)
-        try:
-            # Named so that others look at it only once it is locked.
-            unlocked = Path(tempfile.mkdtemp(prefix=f".{_SCRATCH_PREFIX}", dir=base))
-            self._lock = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self.path = unlocked.rename(base / unlocked.name[1:])
-        except OSError as error:
-            raise InfrastructureError(f"no room for temporary files in {base}: {error.strerror}; set TMPDIR") from error
-
-    def close(self) -> None:
-        """Remove the directory."""
-        _remove(self.path)
-        os.close(self._lock)
-
-
-def _remove_if_stale(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
-        finally:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    """Remove a tree whose directories may be closed to us: by the agent, or by overlayfs (its work/work has mode 0)."""
-    shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        for directory, names, _ in os.walk(path):
-            for name in names:  # before os.walk looks into them
-                below = Path(directory, name)
-                if not below.is_symlink():
-                    with contextlib.suppress(OSError):
-                        below.chmod(0o700)
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def stage_directory() -> str:

@@ -16,7 +16,6 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import fsync_directory, read_json, remove_tree, write_json
 from posttrainbench.scaffolds.base import INSTALLATION, Installation
+from posttrainbench.scratch import Scratch
 
 _RECORD = "installation.json"
 _NPM_S = 900
@@ -152,15 +152,14 @@ def _draft(scaffold: catalog.Scaffold) -> Iterator[Path]:
     parent = place(scaffold).parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
-    except OSError as error:
+        draft = Scratch("install", parent=parent)
+    except (OSError, InfrastructureError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            f"the cache of agent CLIs {parent} cannot be written: {error.strerror}; choose another with PTB_AGENTS_DIR"
+            f"the cache of agent CLIs {parent} cannot be written: {why}; choose another with PTB_AGENTS_DIR"
         ) from None
-    try:
-        yield draft
-    finally:
-        remove_tree(draft)
+    with draft as path:
+        yield path
 
 
 @contextlib.contextmanager
@@ -240,12 +239,12 @@ def _npm(draft: Path, wanted: tuple[str, ...]) -> None:
 def _check(trial: Installation) -> None:
     """See that the CLI starts and is the version that was asked for."""
     argv = [str(trial.path / part) for part in _program(trial)]
-    with tempfile.TemporaryDirectory(prefix="ptb-agent-") as home:
+    with Scratch("agent") as home:
         try:
             done = subprocess.run(
                 [*argv, "--version"],
                 cwd=home,
-                env={"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
+                env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

@@ -22,7 +22,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import types
@@ -33,6 +32,7 @@ from typing import Any, Literal
 
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.evaluation.scorers import confined
+from posttrainbench.scratch import Scratch
 
 SECONDS = 30.0  # of the reference (reference.md 1.4)
 MESSAGE = 4 << 20  # longest message from an answer, bytes; HumanEval's own values stay below 100 kB
@@ -175,7 +175,8 @@ class _Server:
     """Hands out programs over a unix socket and holds the conversation with each."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ptb-code-", dir="/tmp"))
+        self._scratch = Scratch("code", parent=Path("/tmp"))  # a socket's path has 107 bytes at most
+        self.folder = self._scratch.path
         self.folder.chmod(0o755)
         shutil.copyfile(confined.__file__, self.folder / "confined.py")
         self.word = secrets.token_hex(16)
@@ -257,7 +258,7 @@ class _Server:
         self._accepting.join(5)
         for thread in self._threads:
             thread.join(5)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.close()
 
 
 def _environment() -> dict[str, str]:

@@ -15,8 +15,9 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
+
+from posttrainbench.scratch import Scratch
 
 SOURCE = Path(__file__).with_name("_kernel.c")
 _FLAGS = ("-std=c11", "-O3", "-shared", "-fPIC", "-w")
@@ -111,8 +112,8 @@ def _build(target: Path) -> str | None:
     compiler = _compiler()
     if compiler is None:
         return "no C compiler (cc, gcc or clang)"
-    with tempfile.TemporaryDirectory(prefix="ptb-kernel-") as folder:
-        draft = Path(folder) / "kernel.so"
+    with Scratch("kernel") as folder:
+        draft = folder / "kernel.so"
         problem = ""
         for tune in (("-march=native",), ()):
             command = [compiler, *_FLAGS, *tune, str(SOURCE), "-o", str(draft)]

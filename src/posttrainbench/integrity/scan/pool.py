@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from posttrainbench.integrity.bounded import die_with_parent
 from posttrainbench.integrity.scan import code, train, unpack
 from posttrainbench.integrity.scan.index import Index
 from posttrainbench.integrity.scan.items import ItemSet
@@ -97,6 +98,7 @@ class Counted:
 
 def worker(pipe: Connection, tests: ItemSet, index: Index, options: Options, near: Sequence[tuple[int, str]]) -> None:
     """Take work from the pipe until there is none."""
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
