@@ -26,6 +26,7 @@ _COMMANDS = {
     "demo": "demo",
     "doctor": "doctor",
     "evaluate": "evaluate",
+    "image": "image",
     "import": "import_",
     "judge": "judge",
     "leaderboard": "leaderboard",
