@@ -144,11 +144,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ptb-sweep-", dir="/var/tmp") as folder, cluster() as lab:
         place = Path(folder)
         growth(place)
-        busy = ["sbatch", "-o", "/dev/null", f"--array=0-{lab.nodes - 1}", "--wrap", "exec sleep 600"]
+        busy = ["sbatch", "-o", "/dev/null", f"--array=0-{len(lab.nodes) - 1}", "--wrap", "exec sleep 600"]
         subprocess.run(busy, check=True, capture_output=True)
         submission(place, options.cells)
         subprocess.run(["scancel", "--me"], check=True)
-        while lab.idle() < lab.nodes:
+        while lab.idle() < len(lab.nodes):
             time.sleep(0.1)
         latency(place, options.latency)
 

@@ -6,8 +6,9 @@
     python scripts/slurm_lab.py down /var/tmp/lab
 
 Everything listens on loopback, all state is below the directory, nothing of the system's configuration is touched. Each
-node has one GPU that is none. There is
-no accounting (slurmdbd); jobs that ended stay in the controller's memory for an hour.
+node has one GPU that is none; the last one is also in a partition `cheap`. Where root can make control groups (version 1),
+jobs are held to their memory by them, as on real clusters: OUT_OF_MEMORY is the kernel's word. There is no accounting
+(slurmdbd); jobs that ended stay in the controller's memory for an hour.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 _PATIENCE_S = 30.0
+_NODE_MIB = 16000
+_MEMORY = Path("/sys/fs/cgroup/memory")
+"""Where the memory controller of control groups version 1 is mounted."""
 
 
 class Lab:
@@ -38,10 +42,13 @@ class Lab:
         root: the directory; must not be under /tmp if jobs are to see it from a sandbox.
         nodes: how many.
         cpus: of each node; as many jobs of one CPU run on it at a time.
+        prefix: of the nodes' names. Control groups are named after nodes: clusters that run side by side need their own.
     """
 
-    def __init__(self, root: Path, *, nodes: int = 3, cpus: int = 1) -> None:
-        self.root, self.nodes, self.cpus = root.absolute(), nodes, cpus
+    def __init__(self, root: Path, *, nodes: int = 3, cpus: int = 1, prefix: str = "n") -> None:
+        self.root, self.cpus, self.prefix = root.absolute(), cpus, prefix
+        self.nodes = [f"{prefix}{number}" for number in range(1, nodes + 1)]
+        self.limits_memory = _can_limit_memory()
 
     @property
     def conf(self) -> Path:
@@ -70,14 +77,18 @@ class Lab:
         self._wait("munged", lambda: self._runs("munge", "-n", f"--socket={self.root}/munge.sock"))
         self._configure()
         self.start_controller()
-        for number in range(1, self.nodes + 1):
-            self.start_node(f"n{number}")
-        self._wait("the nodes", lambda: self.idle() == self.nodes)
+        for name in self.nodes:
+            self.start_node(name)
+        self._wait("the nodes", lambda: self.idle() == len(self.nodes))
 
     def down(self) -> None:
         """Stop everything that was started, by its process id."""
         for file in (self.root / "pids").glob("*.json"):
             self._kill(file.stem, signal.SIGTERM)
+        for name in self.nodes:
+            for group in sorted((_MEMORY / f"slurm_{name}").glob("**/"), reverse=True):
+                with contextlib.suppress(OSError):  # a job that was left may still be in it
+                    group.rmdir()
 
     def start_controller(self) -> None:
         """Start slurmctld and wait until it answers."""
@@ -113,7 +124,7 @@ class Lab:
         return len(set(answer.stdout.split()))
 
     def _configure(self) -> None:
-        host, first = socket.gethostname().split(".")[0], _free_ports(self.nodes + 2)
+        host, first = socket.gethostname().split(".")[0], _free_ports(len(self.nodes) + 2)
         user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
         lines = [
             "ClusterName=lab",
@@ -131,10 +142,11 @@ class Lab:
             f"SlurmctldLogFile={self.root}/log/slurmctld.log",
             f"SlurmdLogFile={self.root}/log/slurmd-%n.log",
             "ProctrackType=proctrack/linuxproc",
-            "TaskPlugin=task/none",
+            f"TaskPlugin=task/{'cgroup' if self.limits_memory else 'none'}",
             "MpiDefault=none",
             "SelectType=select/cons_tres",
-            "SelectTypeParameters=CR_Core",
+            "SelectTypeParameters=CR_Core_Memory",
+            f"DefMemPerCPU={_NODE_MIB // self.cpus}",
             "SlurmdParameters=config_overrides",
             "ReturnToService=2",
             "JobRequeue=1",
@@ -148,23 +160,28 @@ class Lab:
             "SchedulerParameters=batch_sched_delay=0,bf_interval=3",
             "GresTypes=gpu",
             "AccountingStorageType=accounting_storage/none",
-            f"NodeName=DEFAULT CPUs={self.cpus} RealMemory=16000 Gres=gpu:1 State=UNKNOWN",
-            f"NodeName=n[1-{self.nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first + 1}-{first + self.nodes}]",
+            f"NodeName=DEFAULT CPUs={self.cpus} RealMemory={_NODE_MIB} Gres=gpu:1 State=UNKNOWN",
+            f"NodeName={self.prefix}[1-{len(self.nodes)}] NodeHostname={host} NodeAddr=127.0.0.1 "
+            f"Port=[{first + 1}-{first + len(self.nodes)}]",
             "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
+            f"PartitionName=cheap Nodes={self.nodes[-1]} MaxTime=INFINITE State=UP",
         ]
         self.conf.write_text("\n".join(lines) + "\n")
-        (self.root / "gres.conf").write_text("".join(self._fake_gpu(number) for number in range(1, self.nodes + 1)))
+        (self.root / "gres.conf").write_text("".join(self._fake_gpu(name) for name in self.nodes))
         version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True, check=True, env=_path()).stdout
-        if int(version.split()[1].split(".")[0]) >= 23:
+        if self.limits_memory:
+            text = f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={_MEMORY.parent}\nConstrainRAMSpace=yes\n"
+            (self.root / "cgroup.conf").write_text(text)
+        elif int(version.split()[1].split(".")[0]) >= 23:
             (self.root / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
 
-    def _fake_gpu(self, number: int) -> str:
+    def _fake_gpu(self, name: str) -> str:
         """A line of gres.conf: Slurm takes a link to a device for a GPU, and jobs get its number."""
-        device = self.root / "dev" / f"n{number}-gpu0"
+        device = self.root / "dev" / f"{name}-gpu0"
         device.parent.mkdir(exist_ok=True)
         if not device.is_symlink():
             device.symlink_to("/dev/null")
-        return f"NodeName=n{number} Name=gpu File={device}\n"
+        return f"NodeName={name} Name=gpu File={device}\n"
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         with (self.root / "log" / f"{name}.out").open("ab") as output:
@@ -212,6 +229,17 @@ def _path() -> dict[str, str]:
 def missing() -> str | None:
     """A program that is not installed."""
     return next((program for program in PROGRAMS if shutil.which(program, path=_path()["PATH"]) is None), None)
+
+
+def _can_limit_memory() -> bool:
+    """Whether control groups of version 1 can be made here. Slurm's plugin for version 2 wants systemd."""
+    trial = _MEMORY / f"ptb-lab-{os.getpid()}"
+    try:
+        trial.mkdir()
+        trial.rmdir()
+    except OSError:
+        return False
+    return (_MEMORY / "memory.limit_in_bytes").exists()
 
 
 def _free_ports(count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def slurm(lab: Lab) -> Iterator[object]:
         pytest.skip(f"{missing} is not installed; see scripts/slurm_lab.py")
     # munge's socket needs a short path, and the way to it must be open to all
     root = Path(tempfile.mkdtemp(prefix="ptb-slurm-", dir="/var/tmp"))
-    cluster = slurm_lab.Lab(root)
+    # nodes' names must differ from those of a test beside this one: control groups are named after them
+    cluster = slurm_lab.Lab(root, prefix=f"w{secrets.token_hex(2)}n")
     try:
         cluster.up()
         lab.env["SLURM_CONF"] = str(cluster.conf)

@@ -181,11 +181,13 @@ def retry(sweep: Path, cells: Sequence[str], states: Sequence[str]) -> None:
 @click.argument("key")
 @click.option("--batch", type=click.Path(path_type=Path), help="File with the list in which KEY is a position.")
 @click.option("--gpus", default="", help="Indices, or count:N to take what the engine gave.")
-def run_cell(sweep: Path, key: str, batch: Path | None, gpus: str) -> None:
+@click.option("--part", type=click.Choice(["whole", "agent", "evaluation"]), default="whole", show_default=True)
+def run_cell(sweep: Path, key: str, batch: Path | None, gpus: str, part: str) -> None:
     """Run one cell: what every launcher starts on its node."""
     from posttrainbench.launch.job import run_job
+    from posttrainbench.launch.launcher import Part
 
-    sys.exit(run_job(sweep, key, batch=batch, gpus=gpus))
+    sys.exit(run_job(sweep, key, batch=batch, gpus=gpus, part=Part(part)))
 
 
 def _statuses(sweep: SweepDirectory) -> list[CellStatus]:

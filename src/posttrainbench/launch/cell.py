@@ -18,6 +18,7 @@ from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBEr
 from posttrainbench.files import fsync_directory, read_json, remove_tree, write_json
 from posttrainbench.launch.claim import Claim, claimed
 from posttrainbench.launch.failures import Failure, of_error, of_result, policy_for, wait_before
+from posttrainbench.launch.launcher import Part
 from posttrainbench.launch.store import CellDirectory, SweepDirectory
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
@@ -33,6 +34,8 @@ class Outcome(StrEnum):
     """What became of an attempt to run a cell."""
 
     DONE = "done"
+    COLLECTED = "collected, to be evaluated"
+    NOTHING = "nothing to evaluate"
     BUSY = "busy"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -55,6 +58,8 @@ class Place:
         cancelled: polled; true ends the run in an orderly way, to be gone on with later.
         at_limit: whether a cancellation that came now is the engine's time limit.
         preflight: checks the node before an attempt and returns what it found, for the record.
+        part: what of the cell is done here.
+        memory_bytes: what the engine lets all processes of the cell use together; `None` if it does not say.
     """
 
     gpus: tuple[int, ...] = ()
@@ -62,6 +67,14 @@ class Place:
     cancelled: Callable[[], bool] = _never
     at_limit: Callable[[], bool] = _never
     preflight: Callable[[], list[dict[str, Any]]] | None = None
+    part: Part = Part.WHOLE
+    memory_bytes: int | None = None
+
+    @property
+    def share(self) -> int | None:
+        """Bytes for a sandbox here: less than the engine's limit, at which the kernel may kill the harness instead."""
+        whole = self.memory_bytes
+        return None if whole is None else max(whole // 2, int(whole * 0.9) - 2**30)
 
 
 def run_cell(sweep: SweepDirectory, key: str, place: Place, *, progress: Progress | None = None) -> Outcome:
@@ -98,7 +111,9 @@ def note_death(sweep: SweepDirectory, cell: CellDirectory, failure: Failure, err
     """Book an attempt that ended without a word of its own, and apply the policy. True if the cell is given up."""
     count: int = 1 + sum(event["event"] == "failed" and event["failure"] == failure for event in cell.events())
     given_up = count >= policy_for(failure, sweep.retry).tries
-    decision = "give up" if given_up else "retry"
+    # a lost node is down, and one that was preempted has done nothing wrong
+    away = policy_for(failure, sweep.retry).elsewhere and failure is not Failure.LOST
+    decision = "give up" if given_up else "elsewhere" if away else "retry"
     cell.note("failed", failure=str(failure), error=error, decision=decision, wait_s=0, **details)
     if given_up:
         write_json(cell.failed_file, {"time": now(), "failure": str(failure), "error": error, "attempts": count})
@@ -126,6 +141,8 @@ class _Work:
                 return Outcome.STOPPED
             if self._cell.cancelled_file.exists():
                 return Outcome.INTERRUPTED
+            if self._place.part is not Part.WHOLE and self._cell.collected != (self._place.part is Part.EVALUATION):
+                return Outcome.COLLECTED if self._place.part is Part.AGENT else Outcome.NOTHING
             outcome = self._attempt()
             if outcome is not None:
                 return outcome
@@ -139,13 +156,22 @@ class _Work:
             checks = place.preflight() if place.preflight is not None else []
             run = self._unfinished() or self._prepare()
             self._record(run, checks)
-            resume(Context(run=run, progress=self._progress, cancelled=self._cancelled))
+            context = Context(
+                run=run, progress=self._progress, cancelled=self._cancelled, memory_here=self._place.share
+            )
+            if place.part is Part.AGENT:
+                resume(context, until="collect")
+                if cell.collected:
+                    cell.note("collected", run=run.path.name)
+                    return Outcome.COLLECTED
+            resume(context)
         except Interrupted:
             if self._claim.lost:
                 cell.note("superseded", run=run and run.path.name)
                 return Outcome.BUSY
             if place.at_limit():
-                over = "the engine's time limit came before the run's end; give the job more (launcher.margin_h)"
+                more = "evaluation.hours" if place.part is Part.EVALUATION else "margin_h"
+                over = f"the engine's time limit came before the run's end; give the job more (launcher.{more})"
                 return self._failed(run, Failure.TIME_LIMIT, over)
             cell.note("interrupted", run=run and run.path.name)
             return Outcome.INTERRUPTED
@@ -161,6 +187,8 @@ class _Work:
     def _prepare(self) -> RunDirectory:
         sweep, cell = self._sweep, self._cell
         spec = replace(sweep.cells[cell.key].spec, gpus=self._place.gpus)
+        if spec.memory_gib is None and self._place.share is not None:
+            spec = replace(spec, memory_gib=self._place.share / 2**30)
         run = prepare(spec, results=cell.attempts.parent, group=cell.attempts.name)
         number = sum(1 for _ in cell.attempts.glob("[!.]*"))
         name = sweep.plan["name"]
@@ -179,14 +207,11 @@ class _Work:
                 run = RunDirectory.open(path)
             except PTBError:
                 continue
-            if run.done("finalize"):
-                continue
-            # after a split a lost node may still be at work on it; what is left to do is safe to do twice
-            if run.done("solve"):
-                return run
-            if self._claim.alone:
+            # a lost node may still be at work on it
+            if not run.done("solve") and self._claim.alone:
                 remove_tree(run.job.root)
-        return None
+        # what is left to do of this one is safe to do twice
+        return self._cell.unfinished()
 
     def _record(self, run: RunDirectory, checks: list[dict[str, Any]]) -> None:
         before = run.record()
@@ -194,7 +219,7 @@ class _Work:
         earlier = [before["engine"]] if "engine" in before else []
         changes: dict[str, Any] = {"engine": engine, "engines_before": [*before.get("engines_before", []), *earlier]}
         if checks:
-            changes["preflight"] = checks
+            changes["evaluation_preflight" if self._place.part is Part.EVALUATION else "preflight"] = checks
         run.update(**changes, gpus=list(self._place.gpus))
 
     def _failed(self, run: RunDirectory | None, failure: Failure, error: str) -> Outcome | None:

@@ -80,7 +80,7 @@ def _gave_up(sweep: SweepDirectory, cell: CellDirectory, job: Job) -> bool:
             return False  # it has said itself how it ended
         what = "ended before its run began" if silent else "ended"
         error = f"job {job.id} {what} with {job.detail}" + (f" on {job.node}" if job.node else "")
-        return note_death(sweep, cell, job.failure, error, judged=job.id)
+        return note_death(sweep, cell, job.failure, error, judged=job.id, node=job.node)
 
 
 def book(sweep: SweepDirectory, jobs: Mapping[str, Job]) -> int:
@@ -93,17 +93,22 @@ def book(sweep: SweepDirectory, jobs: Mapping[str, Job]) -> int:
         done: dict[str, str] = read_json(file)
     except (OSError, ValueError):
         done = {}
-    fresh = {
-        key: job
-        for key, job in jobs.items()
-        if job.state == "ended" and job.booked and done.get(key) != job.id and sweep.cell(key).committed
-    }
-    for key, job in fresh.items():
+    fresh: dict[str, str] = {}
+    for key, job in jobs.items():
+        ended = {one.id: one for one in (*job.others, job) if one.state == "ended" and one.booked}
+        known = " ".join(sorted(ended))
+        if job.state != "ended" or not ended or done.get(key) == known or not sweep.cell(key).committed:
+            continue
         run = RunDirectory(sweep.cell(key).result)
-        engine = run.record().get("engine", {})
-        if engine.get("job") == job.id:
-            run.update(engine={**engine, "booked": {"node": job.node, **job.booked}})
-        done[key] = job.id
+        record = run.record()
+        engine, *before = (
+            {**entry, "booked": {"node": one.node, **one.booked}} if (one := ended.get(entry.get("job"))) else entry
+            for entry in (record.get("engine", {}), *record.get("engines_before", ()))
+        )
+        if [engine, *before] != [record.get("engine", {}), *record.get("engines_before", ())]:
+            run.update(engine=engine, engines_before=before)
+        fresh[key] = known
+    done |= fresh
     if fresh:
         write_json(file, done)
     return len(fresh)

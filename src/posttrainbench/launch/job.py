@@ -14,6 +14,7 @@ from posttrainbench.files import read_json
 from posttrainbench.launch import htcondor, slurm_job
 from posttrainbench.launch.cell import Outcome, Place, run_cell
 from posttrainbench.launch.gpus import given_gpus
+from posttrainbench.launch.launcher import Part
 from posttrainbench.launch.node import preflight
 from posttrainbench.launch.notify import notify_if_over
 from posttrainbench.launch.store import SweepDirectory
@@ -21,6 +22,8 @@ from posttrainbench.pipeline.progress import PlainLines
 
 _CODES = {
     Outcome.DONE: 0,
+    Outcome.COLLECTED: 0,
+    Outcome.NOTHING: 0,
     Outcome.BUSY: 0,
     Outcome.FAILED: 1,
     Outcome.STOPPED: 3,
@@ -30,7 +33,7 @@ _CODES = {
 }
 
 
-def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "") -> int:
+def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "", part: Part = Part.WHOLE) -> int:
     """Run a cell in the job of an engine.
 
     Args:
@@ -38,6 +41,7 @@ def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "") 
         key: the cell, or with `batch` its position in that file's list.
         batch: JSON file with the list `keys`.
         gpus: indices, or `count:N` for N of those that the engine reserved.
+        part: what of the cell to do.
 
     Returns:
         the exit status.
@@ -55,6 +59,8 @@ def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "") 
     slurm = slurm_job.in_job()
     engine: dict[str, Any] = {"kind": "slurm", **slurm} if slurm is not None else htcondor.in_job()
     engine.setdefault("node", os.uname().nodename)
+    if part is not Part.WHOLE:
+        engine["part"] = str(part)
     cell = sweep.cell(key)
     trouble: PTBError | None = None
     chosen: tuple[int, ...] = ()
@@ -66,7 +72,7 @@ def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "") 
     def look() -> list[dict[str, Any]]:
         if trouble is not None:
             raise trouble  # within the attempt, whose policy may choose another node
-        return preflight(sweep, key, gpus=chosen, node=str(engine["node"]))
+        return preflight(sweep, key, gpus=chosen, node=str(engine["node"]), agent=part is not Part.EVALUATION)
 
     place = Place(
         gpus=chosen,
@@ -74,15 +80,26 @@ def run_job(root: Path, key: str, *, batch: Path | None = None, gpus: str = "") 
         cancelled=cancelled,
         at_limit=slurm_job.at_limit if slurm is not None else lambda: False,
         preflight=look,
+        part=part,
+        memory_bytes=slurm_job.memory_bytes() if slurm is not None else None,
     )
     cell.work.mkdir(parents=True, exist_ok=True)
     with cell.log.open("a", encoding="utf-8") as log:
         outcome = run_cell(sweep, key, place, progress=PlainLines(stream=log, every=30.0))
     print(f"{key}: {outcome}; see {cell.log}", flush=True)
     if slurm is not None and outcome in (Outcome.ELSEWHERE, Outcome.AGAIN):
-        moved = outcome is Outcome.ELSEWHERE and slurm_job.elsewhere(sweep, key, slurm, avoid=_left(sweep, key))
-        if moved or slurm_job.requeue(slurm):
+        if outcome is Outcome.ELSEWHERE and slurm_job.elsewhere(sweep, key, slurm):
+            # the new agent's job has its own evaluation job: Slurm is to remove the one that waits for a success of this one
+            return _CODES[outcome] if part is Part.AGENT else 0
+        if slurm_job.requeue(slurm):
             return 0
+    if (
+        slurm is not None
+        and outcome is Outcome.COLLECTED
+        and sweep.stopped is None
+        and not cell.cancelled_file.exists()
+    ):
+        slurm_job.ensure_evaluation(sweep, key)
     notify_if_over(sweep)
     return _CODES[outcome]
 
@@ -97,17 +114,6 @@ def _signals() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, ask)
     return lambda: asked
-
-
-def _left(sweep: SweepDirectory, key: str) -> list[str]:
-    """Nodes that this cell's attempts have left for another one."""
-    found: list[str] = []
-    node = ""
-    for event in sweep.cell(key).events():
-        node = str(event.get("node", "")) if event["event"] == "started" else node
-        if event["event"] == "failed" and event["decision"] == "elsewhere" and node:
-            found.append(node)
-    return found
 
 
 def _listed(batch: Path, position: str) -> str:

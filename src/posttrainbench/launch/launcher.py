@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, Protocol
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.launch.failures import Failure
 from posttrainbench.launch.store import SweepDirectory
+
+
+class Part(StrEnum):
+    """What of a cell a job does: everything, or up to what the agent left, or audit and evaluation of that."""
+
+    WHOLE = "whole"
+    AGENT = "agent"
+    EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +31,8 @@ class Job:
         detail: the engine's words, for people: a reason for waiting, an end such as TIMEOUT.
         booked: what the engine has booked for it, for the run's record.
         failure: of a job that ended: what it means where its run has not said how it ended; `None` if somebody ended it.
+        part: what of the cell it does.
+        others: further jobs of the cell: those before it, and those that wait for it.
     """
 
     state: Literal["queued", "running", "ended"]
@@ -30,6 +41,8 @@ class Job:
     detail: str = ""
     booked: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+    part: Part = Part.WHOLE
+    others: tuple[Job, ...] = ()
 
 
 class Launcher(Protocol):

@@ -29,6 +29,7 @@ from posttrainbench.pipeline.models import resolve
 from posttrainbench.pipeline.prepare import agent_of, agent_record, check_benchmark
 from posttrainbench.sandbox import Backend, Limits, Spec, get_backend
 from posttrainbench.scaffolds import launch
+from posttrainbench.scratch import Scratch
 
 _DAY_S = 86400.0
 _LEAST_FREE = 2**30
@@ -43,7 +44,9 @@ print("cuInit", cuda.cuInit(0), "count", (cuda.cuDeviceGetCount(ctypes.byref(cou
 """
 
 
-def examine(cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, Any] | None = None) -> list[Checked]:
+def examine(
+    cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, Any] | None = None, agent: bool = True
+) -> list[Checked]:
     """Check this node for one cell.
 
     Args:
@@ -51,6 +54,7 @@ def examine(cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, An
         gpus: indices of the GPUs it would get.
         place: an existing directory on the disk of the results.
         known: what held earlier, by name of the question; changed.
+        agent: whether the agent is to work here; else only audit and evaluation are.
     """
     known = {} if known is None else known
     spec = cell.spec
@@ -58,8 +62,14 @@ def examine(cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, An
     asked: list[tuple[str, Callable[[], Checked]]] = [
         ("clock", lambda: _clock(place)),
         (f"gpu {list(gpus)} {spec.sandbox}", lambda: _gpus(gpus, get_backend(spec.sandbox, image=spec.image))),
-        (f"cell {cell.agent} {spec.base_model} {spec.benchmark}", lambda: _needs(cell)),
-        (f"model API {cell.agent} {spec.base_model}", lambda: service.model_api(cell)),
+        *(
+            [
+                (f"cell {cell.agent} {spec.base_model} {spec.benchmark}", lambda: _needs(cell)),
+                (f"model API {cell.agent} {spec.base_model}", lambda: service.model_api(cell)),
+            ]
+            if agent
+            else [(f"evaluation {spec.base_model} {spec.benchmark}", lambda: _evaluation_needs(cell))]
+        ),
         (f"grader {spec.benchmark} {spec.grader}", lambda: service.grader(cell)),
     ]
     for question, ask in asked:
@@ -76,7 +86,9 @@ def examine(cell: Cell, *, gpus: Sequence[int], place: Path, known: dict[str, An
     return found
 
 
-def preflight(sweep: SweepDirectory, key: str, *, gpus: Sequence[int], node: str) -> list[dict[str, Any]]:
+def preflight(
+    sweep: SweepDirectory, key: str, *, gpus: Sequence[int], node: str, agent: bool = True
+) -> list[dict[str, Any]]:
     """Check this node for a cell of a sweep; what is found goes into the run's record.
 
     Raises:
@@ -87,7 +99,7 @@ def preflight(sweep: SweepDirectory, key: str, *, gpus: Sequence[int], node: str
     held = read_claim(file)
     known = held.get("known", {}) if held.get("host") == host() else {}
     before = len(known)
-    found = examine(sweep.cells[key], gpus=gpus, place=sweep.root, known=known)
+    found = examine(sweep.cells[key], gpus=gpus, place=sweep.root, known=known, agent=agent)
     if len(known) != before:
         file.parent.mkdir(exist_ok=True)
         write_json(file, {"host": host(), "node": node, "known": known})
@@ -145,13 +157,13 @@ def _gpus(gpus: Sequence[int], backend: Backend) -> Checked:
     names = f"{machine.describe(gpus=tuple(gpus)).partition(';')[0]}, driver {machine.driver}"
     printed: list[bytes] = []
     runtime = backend.runtime()
-    with tempfile.TemporaryDirectory(prefix="ptb-cuda-") as folder:
+    with Scratch("cuda") as folder:
         spec = Spec(
             argv=[runtime.executable, "-c", _CUDA],
             cwd="/tmp",
             env={"PATH": "/usr/local/bin:/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(len(gpus))))},
             ro=runtime.ro,
-            rw={"/tmp": Path(folder)},
+            rw={"/tmp": folder},
             gpus=list(gpus),
             limits=Limits(wall_s=60),
         )
@@ -180,3 +192,15 @@ def _needs(cell: Cell) -> Checked:
         return Checked(name="agent, model and data", ok=False, detail=str(error), kind=kind)
     cli = f"{agent.scaffold} {version}; " if version else ""
     return Checked(name="agent, model and data", ok=True, detail=f"{cli}{model.entry.name} and {benchmark.id} are here")
+
+
+def _evaluation_needs(cell: Cell) -> Checked:
+    """What audit and evaluation need on this machine: base model and benchmark data, but no agent."""
+    spec = cell.spec
+    try:
+        model = resolve(spec.base_model, instruct=spec.instruct)
+        check_benchmark(spec, catalog.benchmark(spec.benchmark))
+    except PTBError as error:
+        kind = error.kind if isinstance(error, InfrastructureError) else "configuration"
+        return Checked(name="model and data", ok=False, detail=str(error), kind=kind)
+    return Checked(name="model and data", ok=True, detail=f"{model.entry.name} and {spec.benchmark} are here")

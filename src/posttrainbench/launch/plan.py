@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from posttrainbench.launch.settings import evaluation_gpus, evaluation_place
 from posttrainbench.launch.sweepfile import Cell, Sweep
 from posttrainbench.leaderboard import published
 from posttrainbench.scaffolds import parse_agent
@@ -37,7 +38,12 @@ def published_cost(cell: Cell) -> float | None:
 def describe(sweep: Sweep) -> tuple[str, dict[str, Any]]:
     """The plan as text and as plain data."""
     agents = Counter(cell.agent for cell in sweep.cells)
-    gpu_hours = sum(cell.gpus * (cell.spec.hours + _EVALUATION_H) for cell in sweep.cells)
+    split = "evaluation" in sweep.launcher
+    gpu_hours = sum(
+        cell.gpus * cell.spec.hours
+        + (evaluation_gpus(sweep.launcher, cell.gpus) if split else cell.gpus) * _EVALUATION_H
+        for cell in sweep.cells
+    )
     by_kind: dict[tuple[str, float], float | None] = {}
     for cell in sweep.cells:
         if (cell.agent, cell.spec.hours) not in by_kind:
@@ -52,6 +58,13 @@ def describe(sweep: Sweep) -> tuple[str, dict[str, Any]]:
         + f"; launcher {sweep.launcher['kind']}; results in {sweep.root}",
         f"at most {gpu_hours:.1f} GPU hours ({_EVALUATION_H:g} h for audit and evaluation of each run is a guess)",
     ]
+    if split:
+        place = evaluation_place(sweep.launcher)
+        most = max(evaluation_gpus(sweep.launcher, cell.gpus) for cell in sweep.cells)
+        lines.append(
+            f"audit and evaluation in jobs of their own: {most} GPU, partition {place.get('partition', '(default)')}, "
+            f"at most {place['hours']:g} h"
+        )
     if known:
         rest = len(costs) - len(known)
         lines.append(

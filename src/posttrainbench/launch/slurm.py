@@ -7,38 +7,36 @@ submitted, named like the array, so that jobs are found again whoever submitted 
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.files import read_json, write_json
 from posttrainbench.launch.engine import call
-from posttrainbench.launch.failures import Failure
-from posttrainbench.launch.launcher import Job
+from posttrainbench.launch.launcher import Job, Part
+from posttrainbench.launch.settings import evaluation_gpus, evaluation_place
+from posttrainbench.launch.slurm_rows import gpus_of, job_of, members, number_of
 from posttrainbench.launch.store import SweepDirectory
 
 _LARGEST_ARRAY = 1000  # Slurm's default MaxArraySize is 1001, and indices begin at 0
 _MARGIN_H = 4.0
 """Added to the agent's hours for audit, evaluation and Slurm's own slack (it looks at limits every 30 s or so)."""
+_AGENT_MARGIN_H = 1.0
+"""The same where audit and evaluation are jobs of their own: preparing, the agent's grace, collecting."""
 WARNING_S = 120
 """SIGTERM comes so long before the limit."""
-_QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
-_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _NO_ACCOUNTING = "accounting storage is disabled"
-_ELEMENT = re.compile(r"(\d+)_(\d+)$")
-_PENDING = re.compile(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]$")
 # fields of `squeue -O` come in columns of fixed width; none of these can be longer
 _WIDE = 128
 _SQUEUE = ("Name", "JobArrayID", "State", "Reason", "NodeList", "TimeUsed", "exit_code", "RestartCnt")
 _SACCT = ("jobname", "jobid", "state", "nodelist", "elapsedraw", "exitcode")
-_ENDS = {"TIMEOUT": Failure.TIME_LIMIT, "DEADLINE": Failure.TIME_LIMIT, "OUT_OF_MEMORY": Failure.OUT_OF_MEMORY}
 
 
 class Slurm:
@@ -59,63 +57,83 @@ class Slurm:
         return self._sweep.state / "slurm"
 
     def check(self) -> list[str]:
-        """Is there a controller that answers, is the partition known, does it offer enough GPUs?"""
+        """Is there a controller that answers, are the partitions known, do they offer enough GPUs?"""
         try:
             partitions = [line.split("|") for line in call(["sinfo", "-h", "-o", "%P|%G"]).splitlines()]
         except InfrastructureError as error:
             return [f"Slurm: {error}"]
-        names = {name.rstrip("*") for name, _ in partitions}
-        asked = str(self._settings.get("partition", ""))
-        wanted = (
-            set(asked.split(",")) if asked else {name[:-1] for name, _ in partitions if name.endswith("*")} or names
-        )
-        if not wanted <= names:
-            return [f"Slurm has no partition {asked!r}; known: {', '.join(sorted(names))}"]
-        most = max((cell.gpus for cell in self._sweep.cells.values()), default=0)
-        offered = max((_gpus_of(gres) for name, gres in partitions if name.rstrip("*") in wanted), default=0)
-        if most > offered:
-            has = f"at most {offered} GPUs" if offered else "no GPUs"
-            return [
-                f"a run needs {most} GPUs and a node of {', '.join(sorted(wanted))} has {has} (gres gpu); "
-                "lower run.gpus or choose another partition"
-            ]
-        return []
+        gpus = [cell.gpus for cell in self._sweep.cells.values()]
+        found = _lacking(partitions, self._settings, max(gpus, default=0), what="a run")
+        if self._split:
+            most = max((evaluation_gpus(self._settings, count) for count in gpus), default=0)
+            found += _lacking(partitions, evaluation_place(self._settings), most, what="an evaluation")
+        return found
 
     # -- submitting
 
+    @property
+    def _split(self) -> bool:
+        return "evaluation" in self._settings
+
     def submit(self, keys: Sequence[str], *, hold: int | None = None, options: Sequence[str] = ()) -> None:
-        """Submit cells as arrays, one for each shape (GPUs, hours), with further `options` of sbatch.
+        """Submit cells as arrays, one for each shape (part, GPUs, hours), with further `options` of sbatch.
+
+        With evaluation jobs of their own, each agents' array is followed by one of the same size whose elements wait for
+        theirs; Slurm removes those whose agent's job fails. A cell with a submission that waits gets only the second.
 
         Raises:
             InfrastructureError: Slurm refused; what was submitted before stays submitted and is found again.
         """
-        shapes: dict[tuple[int, float], list[str]] = {}
+        shapes: dict[_Shape, list[str]] = {}
         for key in keys:
-            cell = self._sweep.cells[key]
-            shapes.setdefault((cell.gpus, cell.spec.hours), []).append(key)
+            cell, place = self._sweep.cells[key], self._sweep.cell(key)
+            part = Part.WHOLE if not self._split else Part.EVALUATION if place.collected else Part.AGENT
+            shape = _Shape(part=part, gpus=cell.gpus, hours=cell.spec.hours, avoid=tuple(place.left_nodes()))
+            shapes.setdefault(shape, []).append(key)
         largest = self._largest_array() if shapes else 0
-        for (gpus, hours), members in shapes.items():
-            for start in range(0, len(members), largest):
-                batch = members[start : start + largest]
-                self._submit_array(batch, gpus=gpus, hours=hours, hold=hold, options=options)
+        for shape, group in shapes.items():
+            own = [*options, *self._elsewhere(shape)]
+            for start in range(0, len(group), largest):
+                batch = group[start : start + largest]
+                array = self._submit_array(batch, shape, hold=hold, options=own)
+                if shape.part is Part.AGENT:
+                    waits = [f"--dependency=aftercorr:{array}", "--kill-on-invalid-dep=yes"]
+                    self._submit_array(batch, replace(shape, part=Part.EVALUATION), hold=hold, options=waits)
+
+    def _elsewhere(self, shape: _Shape) -> list[str]:
+        """The option that keeps jobs off nodes, unless no others are left, where it would keep them waiting for ever."""
+        if not shape.avoid:
+            return []
+        settings = evaluation_place(self._settings) if shape.part is Part.EVALUATION else self._settings
+        rows = [line.split("|") for line in call(["sinfo", "-h", "-N", "-o", "%N|%P"]).splitlines()]
+        asked = settings.get("partition")
+        wanted = set(asked.split(",")) if asked else {name[:-1] for _, name in rows if name.endswith("*")}
+        nodes = {node for node, name in rows if name.rstrip("*") in wanted}
+        return [f"--exclude={','.join(sorted(shape.avoid))}"] if nodes - set(shape.avoid) else []
 
     def _largest_array(self) -> int:
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call(["scontrol", "show", "config"]), re.MULTILINE)
         return max(1, min(_LARGEST_ARRAY, int(found[1]) - 1)) if found else _LARGEST_ARRAY
 
-    def _submit_array(
-        self, keys: Sequence[str], *, gpus: int, hours: float, hold: int | None, options: Sequence[str]
-    ) -> None:
+    def _submit_array(self, keys: Sequence[str], shape: _Shape, *, hold: int | None, options: Sequence[str]) -> str:
         batch = secrets.token_hex(4)
         self._batches.mkdir(parents=True, exist_ok=True)
         # before the submission: an array without its list could not be read, a list without its array does no harm
-        write_json(self._batches / f"{batch}.json", {"keys": list(keys)})
-        command = [*self._sbatch(batch, len(keys), gpus=gpus, hours=hours), *options]
-        call(command, text=self._script(batch, gpus=gpus), hold=hold)
+        write_json(self._batches / f"{batch}.json", {"keys": list(keys), "part": str(shape.part)})
+        command = [*self._sbatch(batch, len(keys), shape), *options]
+        said = call(command, text=self._script(batch, shape), hold=hold)
+        return said.strip().partition(";")[0]
 
-    def _sbatch(self, batch: str, count: int, *, gpus: int, hours: float) -> list[str]:
-        settings = self._settings
-        minutes = int((hours + settings.get("margin_h", _MARGIN_H)) * 60) + 1
+    def _place(self, shape: _Shape) -> tuple[Mapping[str, Any], int, float]:
+        """Settings, GPUs and hours of a job."""
+        if shape.part is Part.EVALUATION:
+            settings = evaluation_place(self._settings)
+            return settings, evaluation_gpus(self._settings, shape.gpus), settings["hours"]
+        margin = _MARGIN_H if shape.part is Part.WHOLE else _AGENT_MARGIN_H
+        return self._settings, shape.gpus, shape.hours + self._settings.get("margin_h", margin)
+
+    def _sbatch(self, batch: str, count: int, shape: _Shape) -> list[str]:
+        settings, gpus, hours = self._place(shape)
         command = [
             "sbatch",
             "--parsable",
@@ -125,7 +143,7 @@ class Slurm:
             "--open-mode=append",
             f"--output={self._batches}/{batch}-%a.log",
             f"--chdir={self._sweep.root}",
-            f"--time={minutes}",
+            f"--time={int(hours * 60) + 1}",
             # B: to the batch shell, which is `exec`ed into our runner; without it a batch script gets no signal at all
             f"--signal=B:TERM@{WARNING_S}",
         ]
@@ -139,31 +157,34 @@ class Slurm:
         command += [f"--{name}={settings[name]}" for name in ("partition", "account", "qos") if name in settings]
         return [*command, *settings.get("options", ())]
 
-    def _script(self, batch: str, *, gpus: int) -> str:
+    def _script(self, batch: str, shape: _Shape) -> str:
+        settings, gpus, _ = self._place(shape)
         run = [sys.executable, "-m", "posttrainbench", "sweep", "run-cell", str(self._sweep.root)]
         lines = ["#!/bin/bash"]
-        if "setup" in self._settings:
-            lines.append(str(self._settings["setup"]))
+        if "setup" in settings:
+            lines.append(str(settings["setup"]))
         list_file = shlex.quote(str(self._batches / f"{batch}.json"))
-        lines.append(f'exec {shlex.join(run)} --batch {list_file} "$SLURM_ARRAY_TASK_ID" --gpus count:{gpus}')
+        lines.append(
+            f'exec {shlex.join(run)} --batch {list_file} "$SLURM_ARRAY_TASK_ID" --gpus count:{gpus} --part {shape.part}'
+        )
         return "\n".join(lines) + "\n"
 
     # -- looking
 
     def jobs(self) -> Mapping[str, Job]:
         """Jobs by cell. What squeue lists counts more than the accounting, whose NODE_FAIL may be about to run again."""
-        lists = {path.stem: read_json(path)["keys"] for path in self._batches.glob("*.json")}
+        lists = {path.stem: read_json(path) for path in self._batches.glob("*.json")}
         if not lists:
             return {}
         by_element: dict[str, tuple[str, Job]] = {}
         for row in [*self._booked(lists), *self._listed()]:
-            for key, element in _members(lists.get(row["name"].removeprefix(self._prefix)), row["id"]):
-                by_element[element] = (key, _job(row, element))
-        found: dict[str, Job] = {}
-        # the newest submission of a cell counts, but one that is alive more than any that ended
-        for key, job in sorted(by_element.values(), key=lambda pair: (pair[1].state != "ended", _number(pair[1].id))):
-            found[key] = job
-        return found
+            batch = lists.get(row["name"].removeprefix(self._prefix), {})
+            for key, element in members(batch.get("keys"), row["id"]):
+                by_element[element] = (key, job_of(row, element, Part(batch.get("part", Part.WHOLE))))
+        found: dict[str, list[Job]] = {}
+        for key, job in by_element.values():
+            found.setdefault(key, []).append(job)
+        return {key: _first(jobs) for key, jobs in found.items()}
 
     def _listed(self) -> Iterator[dict[str, str]]:
         names = ("name", "id", "state", "reason", "node", "elapsed", "exit", "restarts")
@@ -173,7 +194,7 @@ class Slurm:
             if row["name"].startswith(self._prefix):
                 yield row
 
-    def _booked(self, lists: Mapping[str, list[str]]) -> Iterator[dict[str, str]]:
+    def _booked(self, lists: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         names = ("name", "id", "state", "node", "elapsed", "exit")
         attempts: Counter[str] = Counter()
         asked = ",".join(self._prefix + batch for batch in lists)
@@ -192,7 +213,7 @@ class Slurm:
     def cancel(self, keys: Sequence[str]) -> None:
         """Tell the jobs: those that run get SIGTERM first, as before their time limit."""
         jobs = self.jobs()
-        active = [jobs[key] for key in keys if key in jobs and jobs[key].state != "ended"]
+        active = [job for key in keys if key in jobs for job in (jobs[key], *jobs[key].others) if job.state != "ended"]
         waiting = [job.id for job in active if job.state == "queued"]
         running = [job.id for job in active if job.state == "running"]
         for start in range(0, len(waiting), 500):
@@ -201,60 +222,42 @@ class Slurm:
             call(["scancel", "--batch", "--signal=TERM", *running[start : start + 500]])
 
 
-def _gpus_of(gres: str) -> int:
-    """GPUs in `gpu:a100:4(S:0-1),mps:400`."""
-    counts = re.findall(r"(?:^|,)gpu(?::[^:,()]+)?:(\d+)", gres)
-    return sum(map(int, counts))
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What the jobs of an array have in common; `gpus` and `hours` are the agent's."""
+
+    part: Part
+    gpus: int
+    hours: float
+    avoid: tuple[str, ...]
 
 
-def _job(row: Mapping[str, str], element: str) -> Job:
-    state = row["state"]
-    kind: Literal["queued", "running", "ended"]
-    kind = "queued" if state in _QUEUED else "running" if state in _RUNNING else "ended"
-    detail = f"{state} ({row['reason']})" if kind == "queued" and row.get("reason") else state
-    booked: dict[str, Any] = {name: row[name] for name in ("exit", "restarts") if row.get(name)}
-    with contextlib.suppress(ValueError):
-        booked["elapsed_s"] = seconds(row["elapsed"])
-    node = row["node"] if row["node"] not in ("(null)", "None assigned") else ""
-    failure = _ENDS.get(state, Failure.LOST) if kind == "ended" and state != "CANCELLED" else None
-    return Job(state=kind, id=element, node=node, detail=detail, booked={**booked, "state": state}, failure=failure)
+def _first(jobs: Sequence[Job]) -> Job:
+    """The job that says where its cell stands: one that is alive, the agent's before its evaluation; else the newest one that
+    ended by itself. Slurm removes an evaluation job whose agent's job failed: that one says why."""
+
+    def weight(job: Job) -> tuple[int, int]:
+        if job.state != "ended":
+            return (2 if job.part is Part.EVALUATION else 3), number_of(job.id)
+        return int(job.failure is not None), number_of(job.id)
+
+    *others, first = sorted(jobs, key=weight)
+    return replace(first, others=tuple(others))
 
 
-def _members(keys: Sequence[str] | None, identity: str) -> list[tuple[str, str]]:
-    """Cells of one line: `12_3`, or `12_[4-7,9]` for elements that wait."""
-    if keys is None:
+def _lacking(partitions: Sequence[Sequence[str]], place: Mapping[str, Any], most: int, *, what: str) -> list[str]:
+    """What a job would miss: a partition that is not there, GPUs that no node has."""
+    names = {name.rstrip("*") for name, _ in partitions}
+    asked = str(place.get("partition", ""))
+    wanted = set(asked.split(",")) if asked else {name[:-1] for name, _ in partitions if name.endswith("*")} or names
+    if not wanted <= names:
+        return [f"Slurm has no partition {asked!r}; known: {', '.join(sorted(names))}"]
+    offered = max((gpus_of(gres) for name, gres in partitions if name.rstrip("*") in wanted), default=0)
+    if most <= offered:
         return []
-    single = _ELEMENT.match(identity)
-    if single:
-        index = int(single[2])
-        return [(keys[index], identity)] if index < len(keys) else []
-    waiting = _PENDING.match(identity)
-    if waiting is None:
-        return []
-    return [(keys[i], f"{waiting[1]}_{i}") for i in _indices(waiting[2]) if i < len(keys)]
-
-
-def seconds(text: str) -> int:
-    """Slurm's `1-02:03:04`, `3:04`, or plain seconds, as seconds.
-
-    Raises:
-        ValueError: none of these (UNLIMITED, NOT_SET).
-    """
-    days, _, clock = text.rpartition("-")
-    total = 0
-    for part in clock.split(":"):
-        total = total * 60 + int(part)
-    return total + int(days or 0) * 86400
-
-
-def _number(element: str) -> int:
-    return int(element.partition("_")[0])
-
-
-def _indices(text: str) -> list[int]:
-    """`4-7,9` as numbers."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+    has = f"at most {offered} GPUs" if offered else "no GPUs"
+    key = "run.gpus" if what == "a run" else "launcher.evaluation.gpus"
+    return [
+        f"{what} needs {most} GPUs and a node of {', '.join(sorted(wanted))} has {has} (gres gpu); "
+        f"lower {key} or choose another partition"
+    ]

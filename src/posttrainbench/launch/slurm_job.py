@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 
 from posttrainbench.errors import InfrastructureError
-from posttrainbench.launch.slurm import WARNING_S, Slurm, seconds
+from posttrainbench.launch.launcher import Part
+from posttrainbench.launch.slurm import WARNING_S, Slurm
+from posttrainbench.launch.slurm_rows import seconds
 from posttrainbench.launch.store import SweepDirectory
 
 _SLACK_S = 60
@@ -61,7 +63,18 @@ def requeue(job: dict[str, str]) -> bool:
     return code == 0
 
 
-def elsewhere(sweep: SweepDirectory, key: str, job: dict[str, str], *, avoid: Sequence[str]) -> bool:
+def memory_bytes() -> int | None:
+    """What the job may use on this node; `None` if Slurm does not limit it. Its variables are in MiB."""
+    whole, each = os.environ.get("SLURM_MEM_PER_NODE", ""), os.environ.get("SLURM_MEM_PER_CPU", "")
+    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if whole.isdigit() and int(whole):
+        return int(whole) * 2**20
+    if each.isdigit() and cpus.isdigit() and int(each):
+        return int(each) * int(cpus) * 2**20
+    return None
+
+
+def elsewhere(sweep: SweepDirectory, key: str, job: dict[str, str]) -> bool:
     """Hand the cell to a new job on other nodes, that begins when this one has ended. False if there are none.
 
     A requeued job could not be kept off its node: only waiting jobs take a list of nodes to avoid, and the requeueing kills
@@ -69,16 +82,35 @@ def elsewhere(sweep: SweepDirectory, key: str, job: dict[str, str], *, avoid: Se
     """
     others = ["-p", job["partition"]] if "partition" in job else []
     code, nodes = _ask(["sinfo", "-h", "-N", "-o", "%N", *others])
-    if code != 0 or not set(nodes.split()) - set(avoid):
+    if code != 0 or not set(nodes.split()) - set(sweep.cell(key).left_nodes()):
         return False
-    options = [f"--exclude={','.join(sorted(set(avoid)))}", f"--dependency=afterany:{job['job']}"]
+    return _submit(sweep, key, options=[f"--dependency=afterany:{job['job']}"])
+
+
+def ensure_evaluation(sweep: SweepDirectory, key: str) -> None:
+    """See to it that a job waits to evaluate this cell. There is one, unless whoever submitted this job died before that.
+
+    Where nodes may not submit, `ptb sweep resume` does it.
+    """
+    slurm = Slurm(sweep, sweep.plan["launcher"])
+    try:
+        job = slurm.jobs().get(key)
+    except InfrastructureError as error:
+        print(f"ptb: is there an evaluation job? {error}", file=sys.stderr)
+        return
+    known = () if job is None else (job, *job.others)
+    if not any(one.part is Part.EVALUATION and one.state != "ended" for one in known):
+        _submit(sweep, key)
+
+
+def _submit(sweep: SweepDirectory, key: str, *, options: Sequence[str] = ()) -> bool:
     # sbatch in a job takes many of its defaults from that job's variables
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF"]:
         del os.environ[name]
     try:
         Slurm(sweep, sweep.plan["launcher"]).submit([key], options=options)
     except InfrastructureError as error:
-        print(f"ptb: the cell may come to the same node again: {error}", file=sys.stderr)
+        print(f"ptb: {key} could not be submitted from here: {error}", file=sys.stderr)
         return False
     return True
 

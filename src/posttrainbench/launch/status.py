@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from posttrainbench.files import read_json
-from posttrainbench.launch.launcher import Job
+from posttrainbench.launch.launcher import Job, Part
 from posttrainbench.launch.store import CellDirectory, SweepDirectory
 from posttrainbench.pipeline.run_dir import STAGES
 
@@ -27,7 +27,7 @@ class CellStatus:
     Attributes:
         state: status of the result, or `failed` (given up without one), `cancelled` (by name, until `resume`), `running`,
             `queued`, `open` (not submitted).
-        stage: of a running cell.
+        stage: of a running cell; `evaluation` for one that waits for its evaluation job.
         left_s: seconds of the agent's time left, while it works.
         detail: why it failed, where it runs.
     """
@@ -60,9 +60,11 @@ def cell_status(cell: CellDirectory, job: Job | None) -> CellStatus:
     if cell.cancelled_file.exists() and (job is None or job.state != "running"):
         return CellStatus(key=cell.key, state="cancelled")
     if job is None or job.state == "ended":
-        return CellStatus(key=cell.key, state="open", detail=job.detail if job else "")
+        waits = "evaluation" if cell.collected else ""
+        return CellStatus(key=cell.key, state="open", stage=waits, detail=job.detail if job else "")
     if job.state == "queued":
-        return CellStatus(key=cell.key, state="queued", detail=job.detail)
+        waits = "evaluation" if job.part is Part.EVALUATION else ""
+        return CellStatus(key=cell.key, state="queued", stage=waits, detail=job.detail)
     stage, left = _stage(cell)
     return CellStatus(key=cell.key, state="running", stage=stage, left_s=left, detail=job.node or job.id)
 

@@ -20,14 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from posttrainbench.errors import ConfigurationError
+from posttrainbench.errors import ConfigurationError, PTBError
 from posttrainbench.files import read_json, write_json
 from posttrainbench.launch.sweepfile import Cell, Sweep
-from posttrainbench.pipeline.run_dir import now
+from posttrainbench.pipeline.run_dir import RunDirectory, now
 
 FORMAT = 1
 _TRIES = 3
-_TURNS = ("started", "interrupted", "failed", "committed", "superseded")
+_TURNS = ("started", "interrupted", "failed", "collected", "committed", "superseded")
 
 
 @contextmanager
@@ -132,11 +132,47 @@ class CellDirectory:
                 found.append(event)
         return found
 
+    def left_nodes(self) -> list[str]:
+        """Nodes that this cell's attempts have left for another one."""
+        found: list[str] = []
+        node = ""
+        for event in self.events():
+            if event["event"] == "started" or event.get("judged"):
+                node = str(event.get("node", ""))
+            if event["event"] == "failed" and event["decision"] == "elsewhere" and node and node not in found:
+                found.append(node)
+        return found
+
     @property
     def begun(self) -> bool:
         """Whether the last attempt began and has not said how it ended."""
         told: list[str] = [event["event"] for event in self.events() if event["event"] in _TURNS]
         return bool(told) and told[-1] == "started"
+
+    def unfinished(self) -> RunDirectory | None:
+        """The newest attempt whose agent is done and which has no result yet: it is to be gone on with."""
+        for path in sorted(self.attempts.glob("[!.]*"), reverse=True):
+            try:
+                run = RunDirectory.open(path)
+            except PTBError:
+                continue
+            if run.done("solve") and not run.done("finalize"):
+                return run
+        return None
+
+    @property
+    def collected(self) -> bool:
+        """Whether an attempt has a submission that waits for audit and evaluation, which need not be where the agent was.
+
+        One without submission does not: why there is none may be a reason to let the agent work again.
+        """
+        run = self.unfinished()
+        if run is None or not run.done("collect"):
+            return False
+        try:
+            return read_json(run.collection_file)["submission"] is not None
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @contextmanager
     def locked(self) -> Iterator[bool]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.launch.settings import evaluation_gpus, launcher_table
+from posttrainbench.launch.tomlfile import TomlFile
 from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.scaffolds import parse_agent
 
@@ -29,11 +30,6 @@ _RUN = tuple(
 )  # fmt: skip
 _AGENT = ("agent", "model", "effort", "helper_models", "reprompt", "subscription", "env", "base_models", "benchmarks",
           "repeats", "run")  # fmt: skip
-_LAUNCHER: Mapping[str, tuple[str, ...]] = {
-    "local": ("kind", "slots"),
-    "slurm": ("kind", "partition", "account", "qos", "cpus", "memory_gib", "gpu_type", "margin_h", "options", "setup"),
-    "htcondor": ("kind", "cpus", "memory_gib", "disk_gib", "margin_h", "requirements", "options", "setup"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,122 +79,55 @@ class Sweep:
     notify: tuple[str, ...] = ()
 
 
-class _File:
-    """A parsed file that knows, for its errors, in which line a key stands."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.text = path.read_text(encoding="utf-8")
-            self.table = tomllib.loads(self.text)
-        except FileNotFoundError:
-            raise ConfigurationError(f"there is no sweep file {path}") from None
-        except OSError as error:
-            raise ConfigurationError(f"the sweep file {path} cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"the sweep file {path} is not TOML: {error}") from None
-
-    def wrong(self, key: str, why: str, *, value: Any = None) -> ConfigurationError:
-        line = self._line(key, value)
-        return ConfigurationError(f"{self.path}{f':{line}' if line else ''}: {key}: {why}")
-
-    def _line(self, key: str, value: Any) -> int | None:
-        """The first line that holds the value, else the one that sets the key; tomllib keeps no positions."""
-        last = key.rpartition(".")[2]
-        lines = self.text.splitlines()
-        patterns = [rf"^\s*{re.escape(last)}\s*=", rf"^\s*\[+\s*{re.escape(key)}\s*\]", rf"\b{re.escape(last)}\s*="]
-        if isinstance(value, str):
-            patterns.insert(0, rf"[\"']{re.escape(value)}[\"']")
-        for pattern in patterns:
-            for number, line in enumerate(lines, start=1):
-                if re.search(pattern, line) and not line.lstrip().startswith("#"):
-                    return number
-        return None
-
-
 def load(path: Path) -> Sweep:
     """Read and check a sweep file.
 
     Raises:
         ConfigurationError: what is wrong, with line and key.
     """
-    file = _File(path)
+    file = TomlFile(path)
     table = file.table
-    _only(file, "", table, _TOP)
+    file.only("", table, _TOP)
     name = table.get("name", path.stem)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise file.wrong("name", "give letters, digits, dots, dashes and underscores, at most 64", value=name)
-    results = Path(_text(file, "results", table.get("results", "results")))
+    results = Path(file.text("results", table.get("results", "results")))
     results = results if results.is_absolute() else path.absolute().parent / results
-    return Sweep(
+    sweep = Sweep(
         name=name,
         root=results / name,
         cells=_cells(file, table),
-        launcher=_launcher(file, table.get("launcher", {"kind": "local"})),
+        launcher=launcher_table(file, table.get("launcher", {"kind": "local"})),
         retry=_retry(file, table.get("retry", {})),
-        notify=_texts(file, "notify", table.get("notify", ())),
+        notify=file.texts("notify", table.get("notify", ())),
     )
+    if "evaluation" in sweep.launcher:
+        _check_evaluation(file, sweep)
+    return sweep
 
 
-def _only(file: _File, where: str, table: Any, known: Sequence[str]) -> None:
-    if not isinstance(table, dict):
-        raise file.wrong(where, "is to be a table")
-    for key in table:
-        if key not in known:
-            dotted = f"{where}.{key}" if where else key
-            raise file.wrong(dotted, f"there is no such key; known: {', '.join(known)}")
+def _check_evaluation(file: TomlFile, sweep: Sweep) -> None:
+    """Only the tiny models of the smoke suite are evaluated without GPU where the agent has one."""
+    for cell in sweep.cells:
+        model = catalog.find_base_model(cell.spec.base_model)
+        tiny = model is not None and model.suite == "smoke"
+        if cell.gpus and not tiny and not evaluation_gpus(sweep.launcher, cell.gpus):
+            raise file.wrong(
+                "launcher.evaluation.gpus",
+                f"the evaluation of {cell.spec.base_model} needs a GPU; give it 1, of a cheaper partition or gpu_type",
+            )
 
 
-def _text(file: _File, key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise file.wrong(key, "is to be text")
-    return value
-
-
-def _texts(file: _File, key: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) and entry for entry in value):
-        raise file.wrong(key, "is to be a list of texts")
-    return tuple(value)
-
-
-def _count(file: _File, key: str, value: Any, *, least: int = 1) -> int:
-    if type(value) is not int or value < least:
-        raise file.wrong(key, f"is to be a whole number from {least}", value=value)
-    return value
-
-
-def _retry(file: _File, table: Any) -> dict[str, int]:
+def _retry(file: TomlFile, table: Any) -> dict[str, int]:
     from posttrainbench.launch.failures import POLICY
 
-    _only(file, "retry", table, [str(kind) for kind in POLICY])
-    return {kind: _count(file, f"retry.{kind}", tries) for kind, tries in table.items()}
+    file.only("retry", table, [str(kind) for kind in POLICY])
+    return {kind: file.count(f"retry.{kind}", tries) for kind, tries in table.items()}
 
 
-def _launcher(file: _File, table: Any) -> dict[str, Any]:
-    kind = table.get("kind") if isinstance(table, dict) else None
-    if not isinstance(kind, str) or kind not in _LAUNCHER:
-        raise file.wrong("launcher.kind", f"is to be one of {', '.join(_LAUNCHER)}", value=kind)
-    _only(file, "launcher", table, _LAUNCHER[kind])
-    checked = dict(table)
-    for key in ("slots", "cpus"):
-        if key in table:
-            _count(file, f"launcher.{key}", table[key])
-    if "options" in table:
-        checked["options"] = _texts(file, "launcher.options", table["options"])
-    for key in ("partition", "account", "qos", "gpu_type", "setup", "requirements"):
-        if key in table:
-            _text(file, f"launcher.{key}", table[key])
-    for key in ("memory_gib", "margin_h", "disk_gib"):
-        if key in table and (type(table[key]) not in (int, float) or not 0 < table[key] < 1e9):
-            raise file.wrong(f"launcher.{key}", "is to be a number > 0", value=table[key])
-    return checked
-
-
-def _options(file: _File, where: str, table: Any) -> tuple[dict[str, Any], int]:
+def _options(file: TomlFile, where: str, table: Any) -> tuple[dict[str, Any], int]:
     """Options of `ptb run` from a [run] table, and the number of GPUs."""
-    _only(file, where, table, (*_RUN, "gpus"))
+    file.only(where, table, (*_RUN, "gpus"))
     # lists become tuples below, once their elements are checked
     options = {key: value for key, value in table.items() if key != "gpus"}
     types = {entry.name: str(entry.type) for entry in dataclasses.fields(RunSpec)}
@@ -214,10 +143,10 @@ def _options(file: _File, where: str, table: Any) -> tuple[dict[str, Any], int]:
         if not good:
             raise file.wrong(f"{where}.{key}", f"is to be {wanted.replace(' | None', '')}, not {value!r}")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return options, _count(file, f"{where}.gpus", table.get("gpus", 1), least=0)
+    return options, file.count(f"{where}.gpus", table.get("gpus", 1), least=0)
 
 
-def _cells(file: _File, table: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _cells(file: TomlFile, table: Mapping[str, Any]) -> tuple[Cell, ...]:
     defaults, gpus = _options(file, "run", table.get("run", {}))
     agents = table.get("agents")
     if not isinstance(agents, list) or not agents:
@@ -226,34 +155,33 @@ def _cells(file: _File, table: Mapping[str, Any]) -> tuple[Cell, ...]:
     for number, entry in enumerate(agents):
         where = f"agents[{number}]"
         one: dict[str, Any] = {"agent": entry} if isinstance(entry, str) else entry
-        _only(file, where, one, _AGENT)
+        file.only(where, one, _AGENT)
         changed = one.get("run", {})
-        _only(file, f"{where}.run", changed, (*_RUN, "gpus"))
+        file.only(f"{where}.run", changed, (*_RUN, "gpus"))
         own, own_gpus = _options(file, f"{where}.run", {"gpus": gpus, **changed})
         rows.append(_row(file, table, one, {**defaults, **own}, own_gpus))
     return _fair(file, rows)
 
 
 def _row(
-    file: _File, table: Mapping[str, Any], entry: Mapping[str, Any], options: Mapping[str, Any], gpus: int
+    file: TomlFile, table: Mapping[str, Any], entry: Mapping[str, Any], options: Mapping[str, Any], gpus: int
 ) -> list[Cell]:
     """All cells of one agent, repeats outermost."""
-    text = _text(file, "agent", entry.get("agent"))
+    text = file.text("agent", entry.get("agent"))
     if text.endswith((".py", ".toml")):
         prefix, colon, name = text.rpartition(":")
         text = f"{prefix}{colon}{file.path.absolute().parent / name}"
     named: dict[str, Any] = {
         "agent": text,
-        "agent_model": _text(file, "model", entry["model"]) if "model" in entry else None,
-        "effort": _text(file, "effort", entry["effort"]) if "effort" in entry else None,
-        "helper_models": _texts(file, "helper_models", entry.get("helper_models", ())),
+        "agent_model": file.text("model", entry["model"]) if "model" in entry else None,
+        "effort": file.text("effort", entry["effort"]) if "effort" in entry else None,
+        "helper_models": file.texts("helper_models", entry.get("helper_models", ())),
         "reprompt": entry.get("reprompt", False),
         "subscription": entry.get("subscription", False),
         "agent_env": entry.get("env", {}),
     }
     for key in ("reprompt", "subscription"):
-        if type(named[key]) is not bool:
-            raise file.wrong(key, "is to be true or false", value=named[key])
+        file.flag(key, named[key])
     env = named["agent_env"]
     if not isinstance(env, dict) or not all(isinstance(value, str) for value in env.values()):
         raise file.wrong("env", "is to be a table of texts")
@@ -269,11 +197,11 @@ def _row(
         )
     except ConfigurationError as error:
         raise file.wrong("agent", str(error), value=entry["agent"]) from None
-    models = _texts(file, "base_models", entry.get("base_models", table.get("base_models", ())))
-    benchmarks = _texts(file, "benchmarks", entry.get("benchmarks", table.get("benchmarks", ())))
+    models = file.texts("base_models", entry.get("base_models", table.get("base_models", ())))
+    benchmarks = file.texts("benchmarks", entry.get("benchmarks", table.get("benchmarks", ())))
     if not models or not benchmarks:
         raise file.wrong("base_models" if not models else "benchmarks", "is missing; give a list of names")
-    repeats = _count(file, "repeats", entry.get("repeats", table.get("repeats", 1)))
+    repeats = file.count("repeats", entry.get("repeats", table.get("repeats", 1)))
     targets = [_target(file, options, named, model, benchmark) for model in models for benchmark in benchmarks]
     return [
         Cell(
@@ -289,7 +217,7 @@ def _row(
 
 
 def _target(
-    file: _File, options: Mapping[str, Any], named: Mapping[str, Any], model: str, benchmark: str
+    file: TomlFile, options: Mapping[str, Any], named: Mapping[str, Any], model: str, benchmark: str
 ) -> tuple[str, RunSpec]:
     """The name of a base model and what a run with it asks for."""
     try:
@@ -307,7 +235,7 @@ def _target(
     return found.name if found else model, spec
 
 
-def _fair(file: _File, rows: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
+def _fair(file: TomlFile, rows: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
     """Agents take turns, so that early results cover all of them; repeats come last by the order within each row."""
     ordered = []
     for position in range(max(len(row) for row in rows)):

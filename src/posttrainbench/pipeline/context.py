@@ -31,17 +31,25 @@ class Context:
         progress: where to report to.
         cancelled: polled while a sandbox runs; true ends it.
         memory_test: whether the audit runs the behavioural memory test too.
+        memory_here: bytes that there are for audit and evaluation where they run, if they run in less than the agent had.
     """
 
     run: RunDirectory
     progress: Progress = field(default_factory=Silent)
     cancelled: Callable[[], bool] = _never
     memory_test: bool = False
+    memory_here: int | None = None
 
     @cached_property
     def record(self) -> dict[str, Any]:
         """run.json as it was when first asked for: what `prepare` wrote never changes."""
         return self.run.record()
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Limit for a sandbox that loads the submission; `None` for an imported run, of whose machine nothing is known."""
+        limits = [self.record["limits"]["memory_bytes"], self.memory_here]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @cached_property
     def spec(self) -> RunSpec:

@@ -51,7 +51,7 @@ def evaluate(context: Context) -> None:
             request,
             backend=context.backend,
             gpus=tuple(context.record["gpus"]),
-            memory_bytes=context.record["limits"]["memory_bytes"],
+            memory_bytes=context.memory_bytes,
             cancelled=context.cancelled,
         )
     except SubmissionError as error:

@@ -98,7 +98,7 @@ def _failed(run: RunDirectory, name: str, error: PTBError) -> dict[str, Any]:
 
 
 # What a stage that was killed may leave: drafts of files, of the evaluation, of a collection. All are made anew.
-_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".evaluation.new", ".collect", ".model")
+_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model")
 
 
 def _sweep(run: RunDirectory) -> None:
@@ -112,8 +112,12 @@ def _sweep(run: RunDirectory) -> None:
                 path.unlink(missing_ok=True)
 
 
-def resume(context: Context) -> None:
+def resume(context: Context, *, until: str = STAGES[-1]) -> None:
     """Do every stage that is not done, in order. On a finished run it does nothing.
+
+    Args:
+        context: the run.
+        until: the last stage to do; the rest can be done later, and elsewhere.
 
     Raises:
         ConfigurationError: another process works on the run.
@@ -124,7 +128,7 @@ def resume(context: Context) -> None:
         if context.run.done(STAGES[-1]):
             return
         _sweep(context.run)
-        for name in STAGES[1:]:
+        for name in STAGES[1 : STAGES.index(until) + 1]:
             if not context.run.done(name):
                 run_stage(context, name)
 
