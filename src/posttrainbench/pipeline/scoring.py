@@ -83,6 +83,10 @@ def rewrap(submission: Path, base: Path, target: Path) -> None:
     sampling = submission / "generation_config.json"
     if sampling.is_file() and sampling.stat().st_size <= _LARGEST_CONFIG:
         shutil.copyfile(sampling, target / sampling.name)
+    for file in target.iterdir():
+        # whatever the umask: what the sandbox's user cannot read would be copied for it
+        if file.stat().st_nlink == 1:
+            file.chmod(0o644)
 
 
 def _config(base: dict[str, Any], found: Fit) -> dict[str, Any]:
