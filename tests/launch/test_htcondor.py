@@ -39,14 +39,17 @@ kill_sig = SIGTERM
 job_max_vacate_time = 120
 stream_output = True
 on_exit_remove = ExitCode =!= 75
-periodic_remove = JobStatus == 5
+periodic_remove = JobStatus == 5 && HoldReasonCode =!= 1
 +PtbSweep = "ROOT"
 +PtbCell = "$(cell)"
 request_gpus = 1
-requirements = TARGET.CUDACapability >= 9.0
+requirements = (TARGET.CUDACapability >= 9.0) && ANOTHER
 accounting_group = lab
 queue cell in (one, two)
 """
+HERE = 'regexps("^[^@]*@(.*)$", TARGET.Name, "\\1")'
+BEFORE = f"(MY.LastRemoteHost =?= undefined || {HERE} =!= {HERE.replace('TARGET.Name', 'MY.LastRemoteHost')})"
+ANOTHER = f"(({BEFORE}) || time() - MY.EnteredCurrentStatus > 600)"
 SETTINGS: dict[str, Any] = {
     "kind": "htcondor", "cpus": 8, "memory_gib": 64, "disk_gib": 100, "requirements": "TARGET.CUDACapability >= 9.0",
     "options": ("accounting_group = lab",),
@@ -58,7 +61,10 @@ def test_the_description(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     launcher = htcondor.HTCondor(SweepDirectory(tmp_path), SETTINGS)
     monkeypatch.setattr(htcondor, "_environment", lambda: ["HOME", "HTTPS_MARK"])
     text = launcher.description(["one", "two"], gpus=1, hours=10)
-    assert text == GOLDEN.replace("PYTHON", sys.executable).replace("ROOT", str(tmp_path))
+    golden = GOLDEN.replace("PYTHON", sys.executable).replace("ROOT", str(tmp_path)).replace("ANOTHER", ANOTHER)
+    assert text == golden
+    text = launcher.description(["one"], gpus=0, hours=10, avoid=["slot1_1@n1@host", "slot1_2@n1@host", "slot1@b"])
+    assert f'{BEFORE} && {HERE} =!= "b" && {HERE} =!= "n1@host") || ' in text
 
 
 def test_keys_stay_out_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.files import read_json, write_json
 from posttrainbench.launch.cell import note_death
+from posttrainbench.launch.failures import Failure
 from posttrainbench.launch.launcher import Job, get_launcher
 from posttrainbench.launch.status import cell_status
 from posttrainbench.launch.store import CellDirectory, SweepDirectory
@@ -76,11 +78,19 @@ def _gave_up(sweep: SweepDirectory, cell: CellDirectory, job: Job) -> bool:
             return False
         events = cell.events()
         silent = not any(event["event"] == "started" and event.get("job") == job.id for event in events)
-        if not silent and not cell.begun:
+        if not silent and not cell.begun and not _ended_by_engine(events, job):
             return False  # it has said itself how it ended
         what = "ended before its run began" if silent else "ended"
         error = f"job {job.id} {what} with {job.detail}" + (f" on {job.node}" if job.node else "")
         return note_death(sweep, cell, job.failure, error, judged=job.id, node=job.node)
+
+
+def _ended_by_engine(events: Sequence[Mapping[str, Any]], job: Job) -> bool:
+    """Whether the job knew only that it was told to end, and the engine knows why: memory or time, and so again."""
+    last = [event for event in events if event["event"] in ("started", "interrupted", "failed", "committed")][-2:]
+    told = [(event["event"], event.get("job")) for event in last]
+    limits = (Failure.TIME_LIMIT, Failure.OUT_OF_MEMORY)
+    return job.failure in limits and told[:1] == [("started", job.id)] and told[-1][0] == "interrupted"
 
 
 def book(sweep: SweepDirectory, jobs: Mapping[str, Job]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,18 +27,27 @@ _STATES: Mapping[int, tuple[Literal["queued", "running", "ended"], str]] = {
     2: ("running", "running"),
     3: ("ended", "removed"),
     4: ("ended", "completed"),
-    5: ("ended", "held"),
+    5: ("queued", "held"),
     6: ("running", "transferring output"),
     7: ("running", "suspended"),
 }
 _ASKED = (
     "PtbCell,ClusterId,ProcId,JobStatus,ExitCode,ExitBySignal,ExitSignal,NumJobStarts,RemoteHost,LastRemoteHost,"
-    "HoldReason,HoldReasonCode,LastHoldReason,LastHoldReasonCode,RemoteWallClockTime"
+    "HoldReason,HoldReasonCode,HoldReasonSubCode,LastHoldReason,LastHoldReasonCode,LastHoldReasonSubCode,"
+    "RemoteWallClockTime"
 )
 AGAIN = 75
 """EX_TEMPFAIL: a job that ends with it is to be run again."""
 # HoldReasonCode: https://htcondor.readthedocs.io/en/latest/codes-other-values/hold-reason-codes.html
 _HOLDS = {46: Failure.TIME_LIMIT, 47: Failure.TIME_LIMIT, 34: Failure.OUT_OF_MEMORY}
+# a startd without cgroups holds by its policy HOLD_IF_MEMORY_EXCEEDED: code 21, and this subcode
+_STARTD, _MEMORY = 21, 102
+_BY_USER = 1
+_SAME_NODE_S = 600
+"""A job that ran before leaves its node to others for so long, then takes it again: a pool may have no other."""
+# a slot's name is slot1_2@MACHINE, or slot1_2@STARTD@MACHINE where a machine has several
+_NODE = 'regexps("^[^@]*@(.*)$", {}, "\\1")'
+_SLACK_S = 30.0
 
 
 class HTCondor:
@@ -61,17 +71,25 @@ class HTCondor:
         Raises:
             InfrastructureError: HTCondor refused.
         """
-        shapes: dict[tuple[int, float], list[str]] = {}
+        shapes: dict[tuple[int, float, tuple[str, ...]], list[str]] = {}
         for key in keys:
             cell = self._sweep.cells[key]
-            shapes.setdefault((cell.gpus, cell.spec.hours), []).append(key)
-        for (gpus, hours), members in shapes.items():
+            shape = (cell.gpus, cell.spec.hours, tuple(self._sweep.cell(key).left_nodes()))
+            shapes.setdefault(shape, []).append(key)
+        for (gpus, hours, avoid), members in shapes.items():
             for key in members:
                 self._sweep.cell(key).work.mkdir(parents=True, exist_ok=True)
-            call(["condor_submit", "-terse", "-"], text=self.description(members, gpus=gpus, hours=hours), hold=hold)
+            text = self.description(members, gpus=gpus, hours=hours, avoid=avoid)
+            call(["condor_submit", "-terse", "-"], text=text, hold=hold)
 
-    def description(self, keys: Sequence[str], *, gpus: int, hours: float) -> str:
+    def description(self, keys: Sequence[str], *, gpus: int, hours: float, avoid: Sequence[str] = ()) -> str:
         """The submit description of some cells.
+
+        Args:
+            keys: which.
+            gpus: of each.
+            hours: of its agent.
+            avoid: nodes that do not do, while there are others.
 
         Raises:
             ConfigurationError: a path cannot be written in one.
@@ -106,29 +124,30 @@ class HTCondor:
             "stream_output = True",
             # our word for "run me again": the job goes back into the queue
             f"on_exit_remove = ExitCode =!= {AGAIN}",
-            # a job that is held (out of time, out of memory, no such file) waits for ever; what follows is ours to decide
-            "periodic_remove = JobStatus == 5",
+            # a job that is held (out of time, out of memory, no such file) waits for ever; what follows is ours to decide.
+            # Whom a person holds, a person releases.
+            f"periodic_remove = JobStatus == 5 && HoldReasonCode =!= {_BY_USER}",
             f'+PtbSweep = "{self._sweep.root}"',
             '+PtbCell = "$(cell)"',
         ]
         if gpus:
             lines.append(f"request_gpus = {gpus}")
-        if "requirements" in self._settings:
-            lines.append(f"requirements = {self._settings['requirements']}")
+        own = f"({self._settings['requirements']}) && " if "requirements" in self._settings else ""
+        lines.append(f"requirements = {own}{_another(avoid)}")
         lines += list(self._settings.get("options", ()))
         return "\n".join([*lines, f"queue cell in ({', '.join(keys)})", ""])
 
     def jobs(self) -> Mapping[str, Job]:
-        """Jobs by cell; the queue counts more than the history."""
+        """Jobs by cell; the queue counts more than the history, and is read first: jobs go only from it to there."""
         ours = f'PtbSweep == "{self._sweep.root}"'
         found: dict[str, Job] = {}
-        for program in (["condor_history"], ["condor_q"]):
+        for program in (["condor_q"], ["condor_history"]):
             text = call([*program, "-constraint", ours, "-json", "-attributes", _ASKED])
             for row in json.loads(text or "[]"):
                 job, key = _job(row), str(row["PtbCell"])
                 before = found.get(key)
                 # a job that is alive counts more than any that ended, and the newest of those
-                if before is None or job.state != "ended" or (before.state == "ended" and _newer(job, before)):
+                if before is None or (before.state == "ended" and (job.state != "ended" or _newer(job, before))):
                     found[key] = job
         return found
 
@@ -140,11 +159,20 @@ class HTCondor:
             call(["condor_rm", *active[start : start + 500]])
 
 
+def _another(avoid: Sequence[str]) -> str:
+    """The requirement that a job that ran before, and cells that have left nodes, get others; for a while."""
+    here = _NODE.format("TARGET.Name")
+    nodes = sorted({name.partition("@")[2] for name in avoid})
+    left = "".join(f' && {here} =!= "{node}"' for node in nodes)
+    before = f"(MY.LastRemoteHost =?= undefined || {here} =!= {_NODE.format('MY.LastRemoteHost')})"
+    return f"(({before}{left}) || time() - MY.EnteredCurrentStatus > {_SAME_NODE_S})"
+
+
 def _job(row: Mapping[str, Any]) -> Job:
     status = int(row["JobStatus"])
     state, word = _STATES.get(status, ("ended", f"status {status}"))
-    hold = row.get("HoldReason") or row.get("LastHoldReason")
-    code = row.get("HoldReasonCode") or row.get("LastHoldReasonCode")
+    now = "HoldReason" if row.get("HoldReason") else "LastHoldReason"
+    hold, code, subcode = (row.get(f"{now}{part}") for part in ("", "Code", "SubCode"))
     names = {
         "exit": "ExitCode",
         "signal": "ExitSignal",
@@ -156,10 +184,19 @@ def _job(row: Mapping[str, Any]) -> Job:
         state=state,
         id=f"{row['ClusterId']}.{row['ProcId']}",
         node=str(row.get("RemoteHost") or row.get("LastRemoteHost") or ""),
-        detail=f"{word}: {hold}" if hold and state == "ended" else word,
+        detail=f"{word}: {hold}" if hold and (state == "ended" or word == "held") else word,
         booked={"state": word, **booked},
-        failure=_HOLDS.get(int(code or 0), Failure.LOST) if state == "ended" and (hold or status != 3) else None,
+        failure=_failure(status, int(code or 0), int(subcode or 0)) if state == "ended" else None,
     )
+
+
+def _failure(status: int, code: int, subcode: int) -> Failure | None:
+    """What the end of a job means that has not said so itself; `None` where a person ended it."""
+    if (code, subcode) == (_STARTD, _MEMORY):
+        return Failure.OUT_OF_MEMORY
+    if code not in (0, _BY_USER):
+        return _HOLDS.get(code, Failure.LOST)
+    return None if status == 3 else Failure.LOST
 
 
 def _newer(job: Job, other: Job) -> bool:
@@ -184,18 +221,33 @@ def _quoted(argument: str) -> str:
 
 
 def in_job() -> dict[str, str]:
-    """What HTCondor says of the job that runs here, in the file `_CONDOR_JOB_AD`; empty outside of one."""
-    name = os.environ.get("_CONDOR_JOB_AD")
-    if not name:
+    """What HTCondor says of the job that runs here; empty outside of one."""
+    ad = _ad()
+    if not ad:
         return {}
-    names = {"ClusterId": "cluster", "ProcId": "process", "NumJobStarts": "starts", "RemoteHost": "node"}
-    found = {}
+    names = {"NumJobStarts": "starts", "RemoteHost": "node"}
+    found = {name: ad[attribute] for attribute, name in names.items() if attribute in ad}
+    return {"kind": "htcondor", "job": f"{ad.get('ClusterId', '')}.{ad.get('ProcId', '')}", **found}
+
+
+def at_limit() -> bool:
+    """Whether the job that this process is in has run for as long as it may: then it is held, after a SIGTERM."""
+    allowed = _ad().get("AllowedExecuteDuration", "")
+    return allowed.isdigit() and _age_s() > int(allowed) - _SLACK_S
+
+
+def _age_s() -> float:
+    """Seconds since this process began, which is when the job did."""
+    ticks = int(Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ad() -> dict[str, str]:
+    """The job's description, from the file that `_CONDOR_JOB_AD` names."""
+    name = os.environ.get("_CONDOR_JOB_AD")
     try:
-        for line in Path(name).read_text(encoding="utf-8", errors="replace").splitlines():
-            attribute, _, value = line.partition(" = ")
-            if attribute in names:
-                found[names[attribute]] = value.strip('"')
+        lines = Path(name).read_text(encoding="utf-8", errors="replace").splitlines() if name else []
     except OSError:
-        pass
-    job = f"{found.pop('cluster', '')}.{found.pop('process', '')}"
-    return {"kind": "htcondor", "job": job, **found}
+        lines = []
+    pairs = (line.partition(" = ") for line in lines)
+    return {attribute: value.strip('"') for attribute, _, value in pairs}
