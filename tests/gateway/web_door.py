@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrainbench.gateway import GatewayConfig, Provider, Secrets, web
+import pytest
+
+from posttrainbench.errors import PTBError
+from posttrainbench.gateway import GatewayConfig, Provider, Secrets, intercept_install, web
 from posttrainbench.gateway.context import Context
 
 HOST = "allowed.example.org"
@@ -70,6 +73,32 @@ class RunningDoor:
             return read_all(connection)
 
 
+@dataclass(frozen=True)
+class Interception:
+    """What a door needs to look into tunnels, made once.
+
+    Attributes:
+        settings: for `running_door`.
+        certificate: file with the certificate of the door's authority.
+    """
+
+    settings: dict[str, Any]
+    certificate: Path
+
+
+def interception(directory: Path) -> Interception:
+    """The interceptor, installed if need be; skips the test where that cannot be."""
+    try:
+        engine = intercept_install.install()
+    except PTBError as error:
+        pytest.skip(f"no interceptor: {error}")
+    authority = intercept_install.new_authority(engine, "PostTrainBench test")
+    certificate = directory / "door.pem"
+    certificate.write_text(authority["certificate"])
+    settings = {"tls": "intercept", "engine": str(engine.path), "authority": authority}
+    return Interception(settings, certificate)
+
+
 def read_all(connection: socket.socket) -> bytes:
     data = b""
     while True:
@@ -92,6 +121,7 @@ def running_door(
     system_names: bool = False,
     proxy: str | None = None,
     providers: tuple[Provider, ...] = (),
+    authority: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Iterator[RunningDoor]:
     """Run a door in a thread of its own."""
@@ -99,7 +129,7 @@ def running_door(
     config = web.WebConfig(policy=policy, internal=tuple(internal), **settings)
     context = Context(
         config=GatewayConfig(web=config.to_json(), providers=providers),
-        secrets=Secrets(proxy=proxy),
+        secrets=Secrets(proxy=proxy, authority=authority or {}),
         directory=directory,
     )
     names = Names({HOST: [["127.0.0.1"]], **(table or {})})

@@ -25,6 +25,7 @@ _COMMANDS = {
     "baseline": "baseline",
     "demo": "demo",
     "doctor": "doctor",
+    "doors": "doors",
     "evaluate": "evaluate",
     "image": "image",
     "import": "import_",

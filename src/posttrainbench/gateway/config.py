@@ -191,6 +191,7 @@ class Secrets:
         token_url: where such a login is refreshed, if not at the vendor's usual address.
         proxy: URL of the proxy that the host must use to reach the world, if any.
         grader: credentials of the grading service.
+        authority: `key` and `certificate` (PEM) of the run's own certificate authority, where its tunnels are looked into.
     """
 
     token: str = field(default_factory=new_token, repr=False)
@@ -200,6 +201,7 @@ class Secrets:
     token_url: str | None = field(default=None, repr=False)
     proxy: str | None = field(default=None, repr=False)
     grader: Mapping[str, str] = field(default_factory=dict, repr=False)
+    authority: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types, for the pipe to the gateway only."""

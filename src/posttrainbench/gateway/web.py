@@ -1,27 +1,30 @@
 """The first door to the web: a forward proxy that decides by host, speaks plainly when it refuses, and logs everything.
 
 `CONNECT host:443` opens a tunnel in which TLS to that very host must follow; `GET http://host/...` is fetched, one request
-per connection. Nothing is decrypted, so what an agent asks of an allowed host stays between the two (docs/web.md).
-Each request leaves one line in `web.jsonl` when it ends.
+per connection. A tunnel is passed on as it is, or handed to the interceptor (intercept.py), as the run says (docs/web.md).
+Each request that is seen leaves one line in `web.jsonl` when it ends, and each tunnel in which none was seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from posttrainbench.errors import ConfigurationError, PTBError
+from posttrainbench.errors import PTBError
+from posttrainbench.gateway.intercept import Interceptor
 from posttrainbench.gateway.web_addresses import Resolver, system_resolver
+from posttrainbench.gateway.web_config import WebConfig
 from posttrainbench.gateway.web_http import PIECE, Head, body, body_length, encode, end_to_end, malformed, read_head
 from posttrainbench.gateway.web_messages import Record, outgoing, read_url, refusal, same_host, text_of
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority, parse_host
-from posttrainbench.gateway.web_policy import Policy, Rule, load_policy, pattern
+from posttrainbench.gateway.web_policy import Rule
+from posttrainbench.gateway.web_relay import detach, take_over
+from posttrainbench.gateway.web_requests import check_request, read_target
 from posttrainbench.gateway.web_tls import ALERT_ACCESS_DENIED, ALERT_UNRECOGNISED_NAME, NotTLS, read_hello
 from posttrainbench.gateway.web_upstream import BUFFER, Connector, MachineProxy, Upstream, close
 
@@ -32,68 +35,15 @@ if TYPE_CHECKING:
 _REFUSALS_IN_FULL = 20_000
 _THINNED = 1000
 _LINGER_S = 60.0
+# alerts of a client that does not accept a certificate, in the words of OpenSSL
+_DISTRUST = ("unknown ca", "bad certificate", "certificate unknown", "unsupported certificate")
+_MOST_PINNED = 1000
 # The usual hosts of the APIs that the gateway speaks itself, whatever a run's upstreams are.
 _API_HOSTS = {
     "anthropic": (".api.anthropic.com",),
     "openai": (".api.openai.com", "chatgpt.com"),
     "gemini": ("generativelanguage.googleapis.com",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class WebConfig:
-    """Settings of the web door, as they stand in `GatewayConfig.web`.
-
-    Attributes:
-        policy: `open`, `guarded`, `closed`, or the path of a TOML file (docs/web.md).
-        internal: hosts that may have private addresses, a company's package mirror for example: `host` for the policy's
-            ports, or `host:port`.
-        connections: at a time.
-        head_s: seconds for a request's head, and for the first bytes in a tunnel.
-        connect_s: seconds for one attempt to connect.
-        idle_s: longest silence of both sides.
-    """
-
-    policy: str = "guarded"
-    internal: tuple[str, ...] = ()
-    connections: int = 256
-    head_s: float = 30.0
-    connect_s: float = 20.0
-    idle_s: float = 600.0
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> WebConfig:
-        """The inverse of `to_json`.
-
-        Raises:
-            ConfigurationError: an unknown setting.
-        """
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(value) - known)
-        if unknown:
-            raise ConfigurationError(f"the web door has no setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return cls(**{**value, "internal": tuple(value.get("internal", ()))})
-
-    def rules(self) -> Policy:
-        """The policy in force, internal hosts included.
-
-        Raises:
-            ConfigurationError: no such policy, or a host that is none.
-        """
-        policy = load_policy(self.policy)
-        return replace(policy, internal=(*(_internal(text) for text in self.internal), *policy.internal))
-
-
-def _internal(text: str) -> Rule:
-    name, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if colon and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ConfigurationError(f"the internal host {text!r} is to be given as host or host:port")
-    host = pattern(name if colon else text, where="internal hosts")
-    return Rule(name="internal", hosts=(host,), ports=(int(port),) if colon else ())
 
 
 async def handle(reader: StreamReader, writer: StreamWriter, context: Context) -> None:
@@ -128,6 +78,10 @@ class Door:
         proxy = None if context.secrets.proxy is None else MachineProxy.parse(context.secrets.proxy)
         self.connector = Connector(limit_s=self.config.connect_s, proxy=proxy, resolver=resolver)
         self.own = _gateway_rule(context)
+        self.pinned: set[Host] = set()
+        self.interceptor = None
+        if self.config.tls == "intercept":
+            self.interceptor = Interceptor(context, self.config, self.policy, self._log)
         self.context = context
         self.now = 0
         self.refusals = 0
@@ -182,6 +136,9 @@ class Door:
             record.answering, record.status = True, 200
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             first = await asyncio.wait_for(self._hello(reader, host, record), self.config.head_s)
+            if self.interceptor is not None and not self._left_alone(host, record):
+                await self._intercept(self.interceptor, host, first, reader, writer, upstream, record)
+                return
             upstream.writer.write(first)
             record.up += len(first)
             await self._both(
@@ -189,6 +146,46 @@ class Door:
             )
         finally:
             await close(upstream.writer)
+
+    def _left_alone(self, host: Host, record: Record) -> bool:
+        """Whether a tunnel is passed on as it is in spite of the run's wish to look into tunnels."""
+        if self.policy.is_opaque(host):
+            return True
+        return host in self.pinned and self.policy.pinned == "passthrough"
+
+    async def _intercept(
+        self,
+        interceptor: Interceptor,
+        host: Host,
+        first: bytes,
+        reader: StreamReader,
+        writer: StreamWriter,
+        upstream: Upstream,
+        record: Record,
+    ) -> None:
+        port = record.port or 443
+
+        async def connect() -> socket.socket:
+            decision = self.policy.decide(host, port, tunnel=True)
+            return await detach(await self.connector.open(host, port, decision, tunnel=True))
+
+        client, early = await take_over(reader, writer)
+        await interceptor.carry(
+            record, host, first=first + early, client=client, upstream=await detach(upstream), connect=connect
+        )
+        if record.error is not None and not record.requests:
+            self._not_trusted(host, record)
+
+    def _not_trusted(self, host: Host, record: Record) -> None:
+        """The client has refused our certificate: it trusts another one, or was not told of ours."""
+        if not any(word in (record.error or "") for word in _DISTRUST):
+            return
+        if len(self.pinned) < _MOST_PINNED:
+            self.pinned.add(host)
+        record.allowed, record.rule = False, "pinned"
+        record.error = f"the client does not trust the certificate of this run's door ({record.error}); " + (
+            "further tunnels are passed on as they are" if self.policy.pinned == "passthrough" else "refused"
+        )
 
     async def _hello(self, reader: StreamReader, host: Host, record: Record) -> bytes:
         """The client's first message, whole, once it is clear that it asks for the host of the tunnel."""
@@ -222,6 +219,7 @@ class Door:
         host, port, path = read_url(head, record)
         same_host(head, host, port, default_port=80)
         length = body_length(head)
+        self._check_request(host, record)
         if any(b"websocket" in value.lower() for value in head.all(b"upgrade")):
             raise Refused("upgrade", "WebSockets are not available here.")
         upstream = await self._open(host, port, record, tunnel=False)
@@ -231,6 +229,10 @@ class Door:
             await self._both(record, sending, self._relay_answer(head, upstream, writer, record), last=1)
         finally:
             await close(upstream.writer)
+
+    def _check_request(self, host: Host, record: Record) -> None:
+        query = "" if record.query is None else f"?{record.query}"
+        check_request(self.policy.requests, host, record.method, read_target(f"{record.path}{query}"))
 
     async def _send(self, pieces: Any, writer: StreamWriter, record: Record) -> None:
         async for piece in pieces:
@@ -325,7 +327,8 @@ class Door:
             record.status = refused.status
 
     def _log(self, record: Record) -> None:
-        if record.method or record.rule:
+        # a tunnel whose requests have lines says nothing further
+        if (record.method or record.rule) and not record.requests:
             thinned = {}
             if not record.allowed:
                 self.refusals += 1

@@ -12,6 +12,7 @@ from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 from posttrainbench.gateway.web_upstream import Upstream
 
 _LONGEST_FIELD = 300
+_ONLY_WHERE_SEEN = ("query", "http", "range", "sha256")
 _REASONS = {
     400: "Bad Request",
     431: "Head Too Large",
@@ -24,12 +25,19 @@ _REASONS = {
 
 @dataclass
 class Record:
-    """What goes into the log about one request."""
+    """What goes into the log about one request, or about a tunnel in which none was seen.
+
+    Attributes:
+        level: whether the `request` was seen, or its `host` only.
+        http, range, sha256: of intercepted requests; `sha256` of an answer's body as it came, where all of it passed.
+    """
 
     method: str = ""
     host: str = ""
     port: int | None = None
+    level: str = "host"
     path: str | None = None
+    query: str | None = None
     address: str | None = None
     sni: str | None = None
     allowed: bool = False
@@ -38,25 +46,37 @@ class Record:
     error: str | None = None
     up: int = 0
     down: int = 0
+    http: str | None = None
+    range: str | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         self.began = self.touched = time.monotonic()
         self.answering = False
+        # requests within a tunnel that have lines of their own
+        self.requests = 0
 
     def fields(self) -> dict[str, Any]:
         """For the log; nothing longer than an agent may make it."""
         found = {
             name: value[:_LONGEST_FIELD] if isinstance(value, str) else value for name, value in asdict(self).items()
         }
+        for name in _ONLY_WHERE_SEEN:
+            if found[name] is None:
+                del found[name]
         return {**found, "seconds": round(time.monotonic() - self.began, 3)}
+
+
+def refusal_text(refused: Refused, *, policy: str) -> str:
+    """What an agent reads."""
+    if refused.status == 403:
+        return f"Refused by the network policy {policy!r} of this run, rule {refused.rule!r}.\n{refused.message}\n"
+    return f"{refused.message} (rule {refused.rule!r})\n"
 
 
 def refusal(refused: Refused, *, policy: str) -> bytes:
     """The answer to a refused request. Clients of tunnels show its status line and nothing else, so that names the rule."""
-    text = f"{refused.message} (rule {refused.rule!r})\n"
-    if refused.status == 403:
-        text = f"Refused by the network policy {policy!r} of this run, rule {refused.rule!r}.\n{refused.message}\n"
-    raw = text.encode("ascii", "backslashreplace")
+    raw = refusal_text(refused, policy=policy).encode("ascii", "backslashreplace")
     headers = [
         (b"Content-Type", b"text/plain; charset=us-ascii"),
         (b"Content-Length", b"%d" % len(raw)),
@@ -80,7 +100,10 @@ def read_url(head: Head, record: Record) -> tuple[Host, int, bytes]:
     if not found:
         raise malformed("its target is no http:// URL")
     scheme, authority, path = found[1].lower(), text_of(found[2]), found[3]
-    record.host, record.path = authority, path.decode("ascii", "backslashreplace")
+    target = path.decode("ascii", "backslashreplace")
+    record.host, record.level = authority, "request"
+    record.path, mark, query = target.partition("?")
+    record.query = query if mark else None
     if scheme == b"https":
         raise Refused("https-url", "https:// URLs need a tunnel: your client has to send CONNECT host:443.")
     if scheme != b"http":

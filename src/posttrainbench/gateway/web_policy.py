@@ -1,7 +1,7 @@
 """Policies of the web door: which hosts an agent may talk to, as data (TOML), and the decision on one host and port.
 
-A policy sees hosts and ports, not what is asked of them: it cannot tell one repository of a hub or of GitHub from another,
-nor what a page on an allowed host says. docs/web.md says what follows from that.
+Rules with `paths` or `methods` are for requests (web_requests.py): they hold where requests are seen, which is not so in a
+tunnel that nobody looks into. docs/web.md says what follows from that.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.gateway.web_names import Host, Refused, parse_host
+from posttrainbench.gateway.web_requests import RequestRule, translate
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Pinned = Literal["refuse", "passthrough"]
 
 _SHIPPED = Path(__file__).parent / "policies"
 _LARGEST = 2**20
@@ -76,6 +78,9 @@ class Policy:
         hidden_names: whether a TLS hello may carry an encrypted server name (ECH).
         others_message: said to the agent for a host that no rule names.
         hub: policy of the door to the model hub (docs/hub.md), `closed` for no door.
+        requests: refusals by method and path.
+        opaque: hosts whose tunnels are not looked into, where others' are.
+        pinned: what happens with a host whose certificate of ours the client refuses, where tunnels are looked into.
     """
 
     name: str
@@ -89,6 +94,18 @@ class Policy:
     hidden_names: bool = False
     others_message: str = "This host is not on the list of this run."
     hub: str = "closed"
+    requests: tuple[RequestRule, ...] = ()
+    opaque: tuple[Rule, ...] = ()
+    pinned: Pinned = "refuse"
+
+    def of_run(self, benchmark: str) -> Policy:
+        """The policy for a run with this benchmark."""
+        bound = (rule.of_run(benchmark) for rule in self.requests)
+        return replace(self, requests=tuple(rule for rule in bound if rule is not None))
+
+    def is_opaque(self, host: Host) -> bool:
+        """Whether the host's tunnels are left alone."""
+        return any(rule.matches(host) for rule in self.opaque)
 
     def decide(self, host: Host, port: int, *, tunnel: bool) -> Decision:
         """Whether a connection may be made, by which rule.
@@ -186,7 +203,7 @@ class _Reader:
     def _policy(self, table: Mapping[str, Any], path: Path) -> Policy:
         known = {
             "name", "about", "extends", "default", "default_message", "tunnel_ports", "plain_ports", "literals",
-            "hidden_names", "refuse", "internal", "allow", "hub",
+            "hidden_names", "refuse", "internal", "allow", "hub", "opaque", "pinned",
         }  # fmt: skip
         _only(table, known, path)
         base: Policy | None = None
@@ -201,6 +218,9 @@ class _Reader:
             name=_text(table.get("name", path.stem), "name", path),
             allow_others=default == "allow",
             refuse=_rules(table, "refuse", path) + inherited.refuse,
+            requests=_requests(table, path) + inherited.requests,
+            opaque=_rules(table, "opaque", path) + inherited.opaque,
+            pinned=_pinned(table.get("pinned", inherited.pinned), path),
             internal=_rules(table, "internal", path) + inherited.internal,
             allow=_rules(table, "allow", path) + inherited.allow,
             tunnel_ports=_ports(table, "tunnel_ports", path) if "tunnel_ports" in table else inherited.tunnel_ports,
@@ -220,13 +240,74 @@ def _only(table: Mapping[str, Any], known: set[str], path: Path) -> None:
         )
 
 
-def _rules(table: Mapping[str, Any], kind: str, path: Path) -> tuple[Rule, ...]:
+_ON_REQUESTS = frozenset(("paths", "methods", "but", "benchmark_paths"))
+
+
+def _tables(table: Mapping[str, Any], kind: str, path: Path) -> list[dict[str, Any]]:
     given = table.get(kind, [])
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise ConfigurationError(f"the web policy {path}: {kind} is to be written as [[{kind}]] tables")
+    return given
+
+
+def _requests(table: Mapping[str, Any], path: Path) -> tuple[RequestRule, ...]:
+    """The refusals that are about requests."""
     rules = []
-    extra = {"refuse": {"message"}, "allow": {"ports"}, "internal": {"ports", "networks"}}[kind]
-    for entry in given:
+    for entry in _tables(table, "refuse", path):
+        if not _ON_REQUESTS & set(entry):
+            continue
+        _only(entry, {"rule", "hosts", "message", *_ON_REQUESTS}, path)
+        hosts = None
+        if "hosts" in entry:
+            names = _texts(entry["hosts"], "hosts", path)
+            hosts = _compiled([pattern(host, where=f"the web policy {path}") for host in names])
+        by_benchmark = entry.get("benchmark_paths", {})
+        if not isinstance(by_benchmark, dict):
+            raise ConfigurationError(f"the web policy {path}: benchmark_paths is to be a table of lists")
+        rules.append(
+            RequestRule(
+                name=_text(entry.get("rule", "refuse"), "rule", path),
+                message=_text(entry.get("message", ""), "message", path),
+                hosts=hosts,
+                methods=frozenset(each.upper() for each in _texts(entry.get("methods", []), "methods", path)),
+                paths=_globs(entry.get("paths", []), "paths", path),
+                but=_globs(entry.get("but", []), "but", path),
+                benchmark_paths={
+                    name: _globs(value, f"benchmark_paths.{name}", path) for name, value in by_benchmark.items()
+                },
+            )
+        )
+    return tuple(rules)
+
+
+def _texts(value: Any, key: str, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ConfigurationError(f"the web policy {path}: {key} is to be a list of texts")
+    return tuple(_text(each, key, path) for each in value)
+
+
+def _globs(value: Any, key: str, path: Path) -> tuple[str, ...]:
+    found = _texts(value, key, path)
+    for each in found:
+        try:
+            translate(each)
+        except ValueError as error:
+            raise ConfigurationError(f"the web policy {path}: {key}: {error}") from None
+    return found
+
+
+def _pinned(value: Any, path: Path) -> Pinned:
+    if value not in ("refuse", "passthrough"):
+        raise ConfigurationError(f'the web policy {path}: pinned is to be "refuse" or "passthrough"')
+    return cast("Pinned", value)
+
+
+def _rules(table: Mapping[str, Any], kind: str, path: Path) -> tuple[Rule, ...]:
+    rules = []
+    extra = {"refuse": {"message"}, "allow": {"ports"}, "internal": {"ports", "networks"}, "opaque": set()}[kind]
+    for entry in _tables(table, kind, path):
+        if kind == "refuse" and _ON_REQUESTS & set(entry):
+            continue
         _only(entry, {"rule", "hosts", *extra}, path)
         hosts = entry.get("hosts")
         if not isinstance(hosts, list) or not hosts:

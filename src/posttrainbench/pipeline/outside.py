@@ -74,13 +74,15 @@ def resolve_outside(
     """What the run's gateway is told, from the host's environment."""
     if not agent.provider and (spec.budget_tokens or spec.budget_usd or spec.server_tools):
         raise ConfigurationError(f"agent {agent.name} calls no model: it takes no budget and no server tools")
-    graded = is_graded(benchmark, spec)
-    if not agent.provider and network == CLOSED and not graded:
+    sealed = spec.test_data == "sealed"
+    # with sealed test data the agent has no questions to answer, and the harness has them graded
+    graded = is_graded(benchmark, spec) and not sealed
+    if not agent.provider and network == CLOSED and not graded and not sealed:
         return None
     # here: a run without a gateway need not import it
     from posttrainbench.gateway import Budget, Request, resolve
     from posttrainbench.gateway.grading_config import grader_settings
-    from posttrainbench.gateway.web import WebConfig
+    from posttrainbench.gateway.web_config import WebConfig
     from posttrainbench.gateway.web_policy import load_policy
 
     hub, hub_token = None, None
@@ -102,11 +104,28 @@ def resolve_outside(
         hub=hub,
         hub_token=hub_token,
     )
+    if sealed:
+        resolved = replace(resolved, config=replace(resolved.config, sealed=_sealed(spec, benchmark, model)))
     _check_wire(agent, resolved.config)
     scaffold = scaffold_of(agent)
     # some CLIs take a token only in a shape of their own
     shaped = () if scaffold is None else scaffold.tokens(agent, resolved.secrets.token)
     return replace(resolved, secrets=replace(resolved.secrets, other_tokens=(*resolved.secrets.other_tokens, *shaped)))
+
+
+def _sealed(spec: RunSpec, benchmark: Benchmark, model: Base | None) -> dict[str, Any]:
+    """Settings of the evaluations on sealed test data."""
+    from posttrainbench.gateway.sealed_config import sealed_settings
+
+    return sealed_settings(
+        benchmark.id,
+        base_model=spec.base_model if model is None else model.id,
+        hours=spec.hours,
+        feedback=spec.test_feedback,
+        calls=spec.test_calls,
+        test_hours=spec.test_hours,
+        paid=is_graded(benchmark, spec),
+    ).to_json()
 
 
 def _hub(policy: str, spec: RunSpec, benchmark: Benchmark, model: Base) -> tuple[dict[str, Any] | None, str | None]:
@@ -294,6 +313,7 @@ def opened(context: Context) -> Iterator[Door]:
                 network,
                 grader=resolved.config.grader is not None,
                 hub=resolved.config.hub is not None,
+                sealed=resolved.config.sealed is not None,
                 token=resolved.secrets.token,
             ),
             listeners={PORT: _adopter(gateway)},
@@ -320,7 +340,7 @@ def _adopter(gateway: Gateway) -> Callable[[socket.socket], None]:
     return adopt
 
 
-def _environment(network: str, *, grader: bool, hub: bool, token: str) -> dict[str, str]:
+def _environment(network: str, *, grader: bool, hub: bool, sealed: bool, token: str) -> dict[str, str]:
     env: dict[str, str] = {"NO_PROXY": "127.0.0.1,localhost,::1", "no_proxy": "127.0.0.1,localhost,::1"}
     if network != CLOSED:
         names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
@@ -331,4 +351,6 @@ def _environment(network: str, *, grader: bool, hub: bool, token: str) -> dict[s
         env |= {"HF_ENDPOINT": f"{GATEWAY}/hub", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if grader:
         env |= {"PTB_GRADER_URL": f"{GATEWAY}/grader", "PTB_GRADER_TOKEN": token}
+    if sealed:
+        env |= {"PTB_SEALED_URL": f"{GATEWAY}/sealed", "PTB_SEALED_TOKEN": token}
     return env
