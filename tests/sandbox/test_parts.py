@@ -20,9 +20,9 @@ ALLOW = 0x7FFF0000
 X86, ARM = 0xC000003E, 0xC00000B7
 
 
-def judge(program: bytes, architecture: int, number: int, argument: int = 0) -> int:
+def judge(program: bytes, architecture: int, number: int, argument: int = 0, protocol: int = 0) -> int:
     """Interpret the filter as the kernel does; gives the errno, or 0 for allowed."""
-    data = {0: number, 4: architecture, 16: argument}
+    data = {0: number, 4: architecture, 16: argument, 32: protocol}
     code = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
     at = accumulator = 0
     while True:
@@ -45,6 +45,11 @@ def test_filter(machine, architecture, socket, bpf, read):
     program = build_filter(machine)
     for family in (1, 2, 10, 16):
         assert judge(program, architecture, socket, family) == 0
+    for family in (2, 10):
+        assert all(judge(program, architecture, socket, family, protocol) == 0 for protocol in (1, 6, 17, 58))
+        for protocol in (33, 132, 136, 255, 262):  # DCCP, SCTP, UDP-Lite, raw, MPTCP
+            assert judge(program, architecture, socket, family, protocol) == errno.EPROTONOSUPPORT
+    assert judge(program, architecture, socket, 16, 16) == judge(program, architecture, socket, 1, 5) == 0
     for family in (0, 17, 38, 40, 44):  # packet, alg, vsock, xdp
         assert judge(program, architecture, socket, family) == errno.EAFNOSUPPORT
     assert judge(program, architecture, bpf) == errno.EPERM

@@ -25,7 +25,7 @@ def _trace_tail(path: Path, count: int) -> list[str]:
     for line in lines[-count - 1 :]:
         try:
             row = json.loads(line)
-        except ValueError:  # the end of the file, or the rest of a line at the cut
+        except (ValueError, RecursionError):  # the end of the file, or the rest of a line at the cut
             continue
         if "text" in row:  # else a line of the harness's own, between sessions
             rows.append(row)

@@ -6,6 +6,7 @@ that it could legitimately link to; what they would reach elsewhere on the host 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -29,6 +30,10 @@ _LINKS_DEEP = 16
 _MOST_FILES = 100_000
 _DEEPEST_SUBMISSION = 8
 _MOST_REFUSED = 2000
+# Sizes as files claim them: a sparse file of 8 TB takes no room, and hours to whoever reads it.
+_LARGEST_SUBMISSION = 2**36
+_OF_BASE = 16
+"""Times the base model's bytes, where that is more: weights and an optimiser's state in float64 are less."""
 
 
 @dataclass
@@ -131,7 +136,25 @@ def _take_file(source: Path, target: Path, *, own: bool = True) -> None:
         shutil.copyfile(source, target)
 
 
-def take_submission(source: PurePosixPath, places: Places, target: Path, *, own: Path) -> Taken:
+def _taken(source: Path, target: Path, name: str, into: Taken, *, own: bool = True) -> bool:
+    """Take a file, or refuse it where it cannot be: a path that is too long here must not end the run.
+
+    Raises:
+        OSError: the disk is full, which is nothing of the file's.
+    """
+    try:
+        _take_file(source, target, own=own)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        into.refuse(name, f"cannot be taken: {error.strerror}")
+        return False
+    return True
+
+
+def take_submission(
+    source: PurePosixPath, places: Places, target: Path, *, own: Path, largest: int = _LARGEST_SUBMISSION
+) -> Taken:
     """Copy the submission with links resolved.
 
     Args:
@@ -139,6 +162,7 @@ def take_submission(source: PurePosixPath, places: Places, target: Path, *, own:
         source: the inside path of `final_model`.
         places: where links may lead.
         target: host directory to fill.
+        largest: bytes that all files may claim to have; those beyond it are refused.
     """
     taken = Taken()
     target.mkdir(parents=True)
@@ -176,10 +200,12 @@ def take_submission(source: PurePosixPath, places: Places, target: Path, *, own:
                 if len(taken.files) >= _MOST_FILES:
                     taken.refuse(_printable(name), f"more than {_MOST_FILES} files")
                     return taken
-                _take_file(host, target / name, own=host.is_relative_to(own))
                 size = host.stat().st_size
-                taken.files[_printable(name)] = {"bytes": size}
-                taken.total += size
+                if taken.total + size > largest:
+                    taken.refuse(_printable(name), f"more than {largest} bytes with its {size}")
+                elif _taken(host, target / name, _printable(name), taken, own=host.is_relative_to(own)):
+                    taken.files[_printable(name)] = {"bytes": size}
+                    taken.total += size
             else:
                 taken.refuse(_printable(name), "neither file nor directory")
     return taken
@@ -232,10 +258,16 @@ def take_snapshot(source: Path, target: Path, *, prefix: str, skip: set[str], bu
             taken.refuse(name, f"over the snapshot's budget, {size} bytes")
             continue
         kept = target / prefix / path.relative_to(source)
-        _take_file(path, kept)
+        if not _taken(path, kept, name, taken):
+            continue
         taken.total += size
         taken.files[name] = {"bytes": size, "sha256": sha256_file(kept)}
     return taken
+
+
+def _size(directory: Path) -> int:
+    """Bytes of the files in a directory of ours."""
+    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
 
 
 def _open_up(root: Path) -> None:
@@ -271,7 +303,11 @@ def collect(context: Context) -> None:
         submission = None
         if os.path.lexists(job.task / "final_model"):
             submission = take_submission(
-                PurePosixPath(paths.TASK) / "final_model", places, draft / "final_model", own=job.root
+                PurePosixPath(paths.TASK) / "final_model",
+                places,
+                draft / "final_model",
+                own=job.root,
+                largest=max(_LARGEST_SUBMISSION, _OF_BASE * _size(context.base)),
             )
         snapshot = Taken()
         for source, prefix, skip in (

@@ -142,18 +142,20 @@ class RunDirectory:
 
 
 def find_runs(root: Path) -> list[RunDirectory]:
-    """All runs below `root` (at most three levels down), by path.
+    """All runs below `root` (at most three levels down), by path. What lies within a run is none: an agent made it.
 
     Raises:
         ConfigurationError: `root` is not a directory.
     """
     if not root.is_dir():
         raise ConfigurationError(f"there is no results directory {root}")
-    found = []
+    found: list[RunDirectory] = []
+    within: set[Path] = set()
     for pattern in ("run.json", "*/run.json", "*/*/run.json", "*/*/*/run.json"):
         for file in sorted(root.glob(pattern)):
-            if file.parent.name.startswith("."):
+            if file.parent.name.startswith(".") or within & set(file.parent.parents):
                 continue
+            within.add(file.parent)
             try:
                 found.append(RunDirectory.open(file.parent))
             except PTBError:

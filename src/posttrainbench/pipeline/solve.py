@@ -16,6 +16,7 @@ from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.monitor import monitored
 from posttrainbench.pipeline.mounts import readable_binds
+from posttrainbench.pipeline.reopen import reopen
 from posttrainbench.pipeline.run_dir import now
 from posttrainbench.pipeline.sessions import Plan, Sessions
 from posttrainbench.pipeline.trace import TraceWriter
@@ -191,6 +192,7 @@ class _Starter:
             InfrastructureError: the sandbox could not be set up, or a process outlived it.
         """
         context, job = self._context, self._context.run.job
+        reopen(job)
         limits = context.record["limits"]
         session = Session(prompt=plan.prompt, token=self._door.token, resume=plan.resume)
         start = launch(context.agent, instruct=context.instruct, session=session)

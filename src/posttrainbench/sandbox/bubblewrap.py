@@ -20,6 +20,7 @@ from posttrainbench.sandbox import command, processes, staging
 from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.sandbox.gpu import gpu_indices
 from posttrainbench.sandbox.limits import Group, Means, find_means
+from posttrainbench.sandbox.places import clear_places
 from posttrainbench.sandbox.spec import Capabilities, Check, Limits, Result, Runtime, Spec
 from posttrainbench.sandbox.start import OverlayFailed, Plan, start
 from posttrainbench.sandbox.supervision import Supervision
@@ -135,6 +136,8 @@ class Bubblewrap:
             else:
                 rw |= staging.copy_caches(scratch, caches)
             free = disk_usage([scratch.path])  # with a copy as with an overlay, only changes count
+        places = {path: host.is_dir() for path, host in {**ro, **caches, **rw}.items()}
+        clear_places(rw, places | {path: True for path in spec.hide if path not in places})
         if self._uid is not None:
             for host in rw.values():
                 staging.give_to_sandbox(host, self._uid)

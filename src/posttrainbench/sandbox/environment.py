@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from posttrainbench.errors import ConfigurationError
+
 HOME = "/home/agent"
 INSIDE_UID = 1000
 DEFAULT_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": HOME, "LANG": "C.UTF-8"}
@@ -70,6 +72,9 @@ def python_runtime() -> dict[str, Path]:
 
     Returns:
         Inside path -> host path, for `Spec.ro`.
+
+    Raises:
+        ConfigurationError: Python lies in the user's home as such, so that all of it would be readable inside.
     """
     wanted = [Path(prefix) for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)]
     wanted += _interpreter_homes(Path(sys.executable))
@@ -79,7 +84,19 @@ def python_runtime() -> dict[str, Path]:
         parents = [Path(known) for known in binds] + [Path("/usr")]
         if not any(path.is_relative_to(parent) for parent in parents):
             binds[str(path)] = path.resolve()
+    user = Path(os.path.realpath(os.path.expanduser("~")))  # noqa: PTH111 - Path.home() raises where there is none
+    for path in map(Path, binds):
+        if user.is_relative_to(path):
+            raise ConfigurationError(
+                f"Python is installed in {path}, and programs in the sandbox would read all of it, your home {user} "
+                "included: run ptb from a virtual environment in a directory of its own"
+            )
     return binds
+
+
+def _is_installation(home: Path) -> bool:
+    """Whether a directory is that of an interpreter or of a virtual environment."""
+    return (home / "pyvenv.cfg").is_file() or any(home.glob("lib*/python3*/os.py"))
 
 
 def _interpreter_homes(executable: Path) -> list[Path]:
@@ -88,7 +105,9 @@ def _interpreter_homes(executable: Path) -> list[Path]:
     for _ in range(20):
         folder = executable.parent
         if folder.name == "bin":
-            homes += [folder.parent, folder.parent.resolve()]
+            # ~/.local/bin and ~/bin hold links to interpreters too, beside directories that are nobody's business
+            home = folder.parent if _is_installation(folder.parent) else folder
+            homes += [home, home.resolve()]
         if not executable.is_symlink():
             break
         executable = Path(os.path.normpath(folder / executable.readlink()))

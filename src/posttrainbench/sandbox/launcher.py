@@ -23,6 +23,7 @@ import sys
 OVERLAY_FAILED = 124
 FAILED = 125
 GATE = 9  # the shell inside can only name single digits
+_OOM_SCORE = 500
 
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x2, 0x4, 0x1000, 0x4000, 0x40000
@@ -49,6 +50,20 @@ def _die_with(parent: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl(PDEATHSIG)")
     if os.getppid() != parent:
         os._exit(FAILED)
+
+
+def _be_first_to_die() -> None:
+    """When the whole machine is short of memory, the kernel is to choose the sandbox and not the harness.
+
+    Set with CAP_SYS_RESOURCE, as root usually has it, the value is also the least that the sandbox can give itself.
+    """
+    try:
+        with open("/proc/self/oom_score_adj", "r+") as file:
+            if int(file.read()) < _OOM_SCORE:
+                file.seek(0)
+                file.write(str(_OOM_SCORE))
+    except OSError:
+        pass  # no reason not to run
 
 
 def _stage(directory: str, binds: list[str], overlays: list[dict[str, str]], uid: int) -> None:
@@ -120,6 +135,7 @@ def main() -> None:
         for path in plan["cgroups"]:
             with open(path, "w") as file:
                 file.write("0")
+        _be_first_to_die()
         if plan["stage"]:
             _stage(plan["stage"], plan["binds"], plan["overlays"], plan["uid"])
         if plan["uid"] is not None:
@@ -129,7 +145,8 @@ def main() -> None:
             hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             wanted = plan["processes"] if hard == resource.RLIM_INFINITY else min(plan["processes"], hard)
             resource.setrlimit(resource.RLIMIT_NPROC, (wanted, wanted))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for limit in (resource.RLIMIT_CORE, resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
+            resource.setrlimit(limit, (0, 0))  # a machine may let its users have real-time priorities
         _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
         os.umask(0o022)
         os.chdir("/")

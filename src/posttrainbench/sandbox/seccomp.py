@@ -4,8 +4,10 @@ Default allow; what is refused is what a coding agent never needs and what opens
 
 - socket families other than unix, inet, inet6 and netlink. AF_VSOCK above all: the network namespace does not cover it,
   so without a filter a guest could talk to its hypervisor (measured on kernels 6.1 and 6.18).
+- internet protocols other than TCP, UDP and ICMP: for SCTP and its like the kernel loads a module into the host.
 - io_uring: its socket operation would pass below the rule for `socket`.
 - kernel keyrings, bpf, userfaultfd, perf, modules, kexec, swap, quota: attack surface without use.
+- syslog: the kernel's messages tell of the host and of other runs, where it lets users read them.
 
 Allowed on purpose: memfd_create (CUDA's initialisation needs it), ptrace (debuggers), ioctl and mmap (GPU drivers).
 """
@@ -23,10 +25,12 @@ _LOAD_WORD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0
 _ALLOW = 0x7FFF0000
 _ERRNO = 0x00050000
 # Offsets in struct seccomp_data.
-_NUMBER, _ARCHITECTURE, _ARGUMENT_0 = 0, 4, 16
+_NUMBER, _ARCHITECTURE, _ARGUMENT_0, _ARGUMENT_2 = 0, 4, 16, 32
 
 _X32_BIT = 0x40000000
-_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+_INTERNET = (2, 10)  # AF_INET, AF_INET6
+_FAMILIES = (1, *_INTERNET, 16)  # AF_UNIX, AF_NETLINK
+_PROTOCOLS = (0, 1, 6, 17, 58)  # the family's own, ICMP, TCP, UDP, ICMPv6
 _IO_URING = (425, 426, 427)  # the same numbers everywhere
 _CLONE3 = 435  # its flags are in memory, where a filter cannot look; without it the C library takes clone
 _NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
@@ -36,6 +40,7 @@ _X86_64 = {
     "acct": 163,
     "swapon": 167,
     "swapoff": 168,
+    "syslog": 103,
     "reboot": 169,
     "init_module": 175,
     "delete_module": 176,
@@ -56,6 +61,7 @@ _AARCH64 = {
     "acct": 89,
     "swapon": 224,
     "swapoff": 225,
+    "syslog": 116,
     "reboot": 142,
     "init_module": 105,
     "delete_module": 106,
@@ -78,6 +84,22 @@ _TABLES = {
 }
 # clone, unshare, setns
 _NEW_NAMESPACES = {"x86_64": (56, 272, 308), "aarch64": (220, 97, 268), "arm64": (220, 97, 268)}
+
+
+def _socket_rules(number: int) -> list[tuple[int, int, int, int]]:
+    """Instructions that let known families and, of the internet, known protocols on to the instruction after them."""
+    size = 1 + 1 + len(_FAMILIES) + 1 + 1 + len(_PROTOCOLS) + 1
+    protocols = 1 + 1 + len(_FAMILIES) + 1
+    rules = [(_JUMP_EQUAL, 0, size - 1, number), (_LOAD_WORD, 0, 0, _ARGUMENT_0)]
+    for family in _FAMILIES:
+        target = protocols if family in _INTERNET else size
+        rules.append((_JUMP_EQUAL, target - len(rules) - 1, 0, family))
+    rules.append((_RETURN, 0, 0, _ERRNO | errno.EAFNOSUPPORT))
+    rules.append((_LOAD_WORD, 0, 0, _ARGUMENT_2))
+    for protocol in _PROTOCOLS:
+        rules.append((_JUMP_EQUAL, size - len(rules) - 1, 0, protocol))
+    rules.append((_RETURN, 0, 0, _ERRNO | errno.EPROTONOSUPPORT))
+    return rules
 
 
 def build_filter(machine: str | None = None, *, namespaces: bool = True) -> bytes:
@@ -125,11 +147,6 @@ def build_filter(machine: str | None = None, *, namespaces: bool = True) -> byte
         program.append((_LOAD_WORD, 0, 0, _ARGUMENT_0))
         refuse_if(_JUMP_SET, _NAMESPACES, errno.EPERM)
         answer(_ALLOW)
-    count = len(_FAMILIES)
-    program.append((_JUMP_EQUAL, 0, count + 2, numbers["socket"]))
-    program.append((_LOAD_WORD, 0, 0, _ARGUMENT_0))
-    for index, family in enumerate(_FAMILIES):
-        program.append((_JUMP_EQUAL, count - index, 0, family))
-    answer(_ERRNO | errno.EAFNOSUPPORT)
+    program += _socket_rules(numbers["socket"])
     answer(_ALLOW)
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)

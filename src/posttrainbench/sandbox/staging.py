@@ -20,6 +20,7 @@ from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.scratch import Scratch
 
 SANDBOX_UID = 20001  # nobody's; needs no entry in /etc/passwd. Used only when the harness is root
+_DEEPEST = 64
 _STAGES = ("/mnt", "/media", "/srv", "/opt")
 _SYSTEM = frozenset(
     map(Path, ("/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var"))
@@ -65,9 +66,11 @@ def give_to_sandbox(root: Path, uid: int) -> None:
     """Make `uid` the owner of a tree, without following links.
 
     Files with several names stay as they are: the other name may be outside, in a model cache for example, and would
-    become writable with it.
+    become writable with it. Deeper than anything of ours lies only what an agent made, which is `uid`'s already; a tree
+    that it made deep enough would break this walk.
     """
-    for _, _, names, descriptor in os.fwalk(root, follow_symlinks=False):
+    top = len(root.parts)
+    for path, directories, names, descriptor in os.fwalk(root, follow_symlinks=False):
         if os.fstat(descriptor).st_uid != uid:
             os.chown(descriptor, uid, uid)
         for name in names:  # directories come as roots of their own
@@ -77,6 +80,8 @@ def give_to_sandbox(root: Path, uid: int) -> None:
                     os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
         for name in _links_among_directories(descriptor):
             os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+        if len(Path(path).parts) - top >= _DEEPEST:
+            directories.clear()
 
 
 def _links_among_directories(descriptor: int) -> list[str]:

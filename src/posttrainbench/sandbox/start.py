@@ -148,8 +148,9 @@ def start(spec: Spec, plan: Plan) -> Sandbox:
         stdin = inherited.attach((spec.stdin or "").encode())
         with contextlib.suppress(OSError):
             fcntl.fcntl(output_writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-        if plan.uid is not None:
-            os.fchown(output_writer, plan.uid, plan.uid)  # else /dev/stdout could not be opened by its name
+        # By its name (/dev/stdout) it can be opened, but only for writing: who may read there can take back what others
+        # printed before the trace has it. An ordinary user's sandbox owns the pipe, and could change the mode again.
+        os.fchmod(output_writer, 0o222 if plan.uid is not None else 0o200)
         os.set_blocking(output, False)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", launcher.__file__, str(plan_copy)],
