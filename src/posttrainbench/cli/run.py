@@ -11,7 +11,7 @@ from posttrainbench.evaluation.request import DEFAULT_GRADER
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.run import resume
-from posttrainbench.pipeline.spec import RunSpec
+from posttrainbench.pipeline.spec import TEST_DATA, TEST_FEEDBACK, RunSpec
 from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 
@@ -78,6 +78,22 @@ def _environment(context: click.Context, parameter: click.Parameter, value: tupl
 @click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
 @click.option("--sandbox", default=DEFAULT_SANDBOX, show_default=True, help="How the run is confined.")
 @click.option("--image", help="Container image, for sandboxes that need one.")
+@click.option(
+    "--test-data",
+    type=click.Choice(TEST_DATA),
+    default="visible",
+    show_default=True,
+    help="sealed: no test item is in the sandbox; evaluate.py asks the harness for scores.",
+)
+@click.option(
+    "--test-feedback",
+    type=click.Choice(TEST_FEEDBACK),
+    default="score",
+    show_default=True,
+    help="What is told of a sealed evaluation; items: right or wrong by item, too.",
+)
+@click.option("--test-calls", type=int, default=100, show_default=True, help="Sealed evaluations in a run.")
+@click.option("--test-hours", type=float, help="Hours that they may take together. [default: the agent's time]")
 @click.option("--group", default="adhoc", show_default=True, help="Sub-directory of the results directory.")
 @results_option
 def command(results: Path, group: str, **options: object) -> None:

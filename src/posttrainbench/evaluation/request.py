@@ -29,6 +29,7 @@ class EvaluationRequest:
         engine: what runs the model: `transformers` (any machine), `vllm` (one server process, GPU), `replay` (no model:
             scores `completions` again).
         limit: score only the first N items; `None` for all.
+        subset: puts the items into another order, the same for the same word, so that a limit takes others than the first.
         max_tokens: generated tokens per item; `None` takes the benchmark's protocol.
         batch_size: sequences that the engine runs at once (rows of the transformers engine's batch, concurrent requests
             of vllm's); `None` lets the engine choose.
@@ -59,6 +60,7 @@ class EvaluationRequest:
     output: str
     engine: EngineName = "transformers"
     limit: int | None = None
+    subset: str | None = None
     max_tokens: int | None = None
     batch_size: int | None = None
     memory_share: float | None = None

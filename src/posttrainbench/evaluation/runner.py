@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 import time
 import traceback
 from collections.abc import Iterator
@@ -237,6 +238,13 @@ def build_task(request: EvaluationRequest) -> Task:
         grading_cache=_cache_path(request),
     )
     task: Task = catalog.benchmark(request.benchmark).builder()(options)
+    if request.subset is not None:
+        from inspect_ai.dataset import MemoryDataset
+
+        order = sorted(task.dataset, key=lambda sample: str(sample.id))
+        # an item's own seed comes from its id, not from its place: its answer stays the same
+        random.Random(f"{request.subset}:{request.benchmark}").shuffle(order)
+        task.dataset = MemoryDataset(order, name=task.dataset.name)
     if request.system_message:
         from inspect_ai.model import ChatMessageSystem, ChatMessageUser
 

@@ -5,9 +5,9 @@
     GET    /sealed/evaluate/JOB?wait=S   {"state": "queued" | "running" | "done" | "failed", ...}, after S seconds at most
     DELETE /sealed/evaluate/JOB          end it
 
-This process evaluates nothing and opens no file of the agent's: it counts, and passes requests to the evaluator of the harness
-through `sealed_spool`. One evaluation at a time; who comes second is told which one is under way. A request with the `key` of
-an earlier one is the same request, sent again by a client that lost its connection.
+This process evaluates nothing and opens no file of the agent's: it counts, and passes requests to the evaluator of the
+harness through `sealed_spool`. One evaluation at a time; who comes second is told which one is under way. A request with
+the `key` of an earlier one is the same request, sent again by a client that lost its connection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REFUSALS = 10_000
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _JOB = re.compile(r"call-[0-9]{4,6}")
 _NUMBERS = {"limit": 1_000_000, "max_tokens": 1_000_000, "batch_size": 4096}
-_TOLD = ("n", "strict", "paper", "truncated", "empty", "items", "weights", "seconds")
+_TOLD = ("n", "strict", "paper", "truncated", "empty", "max_tokens", "items", "weights", "seconds")
 
 
 class Refused(Exception):

@@ -41,6 +41,7 @@ def summary(run: RunDirectory) -> dict[str, Any]:
     if ending is not None and POLICY[ending].infrastructure:
         reasons.insert(0, _what_happened(ending, solve))
     usage = solve.get("usage") or {}
+    sealed = solve.get("sealed")
     return {
         "format": 1,
         "id": record["id"],
@@ -63,6 +64,9 @@ def summary(run: RunDirectory) -> dict[str, Any]:
         "wall_s": solve["wall_s"],
         "hours": record["spec"]["hours"],
         "protocol": record["protocol"]["version"],
+        "test_data": record["protocol"].get("test_data", "visible"),
+        # how often the agent had the sealed items scored: a score that was climbed by many calls says less
+        "test_calls": None if sealed is None else sealed["calls"],
         "tokens": usage.get("tokens"),
         "cost_usd": usage.get("cost_usd"),
     }

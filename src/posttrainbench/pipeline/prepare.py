@@ -20,7 +20,8 @@ from posttrainbench import __version__, catalog, hardware
 from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import fsync_directory, remove_tree, sha256_file, write_atomic, write_json
-from posttrainbench.pipeline import outside, protocol
+from posttrainbench.gateway.sealed_config import SealedConfig
+from posttrainbench.pipeline import outside, protocol, sealed
 from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
@@ -232,6 +233,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     hub = outside.Base(
         id=model.entry.base, instruct=model.entry.instruct, directory=model.base, revision=model.revision
     )
+    sealed.check(spec, network)
     gateway = outside.check(agent, spec, benchmark, network, model=hub)
     machine = hardware.detect()
     gpus = _gpus(spec, machine)
@@ -252,6 +254,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         hours=spec.hours,
         hardware=machine.describe(gpus=gpus),
         network=outside.describe(agent, network),
+        sealed=None if gateway is None or gateway.sealed is None else SealedConfig.from_json(gateway.sealed),
         notes=(BACKGROUND_NOTE,) if agent.provider else (),
     )
     record: dict[str, Any] = {
@@ -266,7 +269,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "agent": agent_record(agent),
         "base_model": model_record(model),
         "benchmark": benchmark.id,
-        "protocol": protocol.describe(network=network),
+        "protocol": protocol.describe(network=network, test_data=spec.test_data, test_feedback=spec.test_feedback),
         "gateway": None if gateway is None else gateway.to_json(),
         "provenance": provenance(),
         "hardware": machine.as_json(),

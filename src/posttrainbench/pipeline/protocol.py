@@ -16,12 +16,19 @@ anew.
 """
 
 
-def describe(*, network: str) -> dict[str, Any]:
-    """The protocol as recorded with every run; `network` is the policy of the web door."""
+def describe(*, network: str, test_data: str = "visible", test_feedback: str = "score") -> dict[str, Any]:
+    """The protocol as recorded with every run.
+
+    Args:
+        network: the policy of the web door.
+        test_data: whether the agent has the test items (`visible`) or not (`sealed`).
+        test_feedback: what it is told of sealed evaluations.
+    """
     return {
         "version": VERSION,
         "primary_scorer": "strict",
         "fallback": {"flagged": "base score", "no_submission": "base score", "unloadable": "base score"},
         "network": Path(network).name,
         "local_teachers": LOCAL_TEACHERS,
+        "test_data": test_data if test_data == "visible" else f"{test_data} ({test_feedback})",
     }

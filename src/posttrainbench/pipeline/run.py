@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import read_json, remove_tree, write_atomic, write_json
+from posttrainbench.pipeline import room
 from posttrainbench.pipeline.audit import audit
 from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.conclude import conclude
@@ -38,24 +38,34 @@ def run_stage(context: Context, name: str) -> None:
         _STAGES[name](context)
     except Interrupted:
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise _unforeseen(context, name, error) from error
-        raise InfrastructureError(
-            f"the disk is full: {context.run.path} (stage {name}); free some space, then `ptb resume {context.run.path}`",
-            kind="disk_full",
-        ) from None
     except PTBError as error:
+        # a program in a sandbox has other words for it
+        if isinstance(error, InfrastructureError) and error.kind == "other" and room.none_left(context.run.path):
+            raise _disk_full(context, name, because=str(error)) from error
         _record_failure(context, name, error)
         raise
     except Exception as error:
+        if room.is_full(error):
+            raise _disk_full(context, name) from None
         raise _unforeseen(context, name, error) from error
+
+
+def _disk_full(context: Context, name: str, *, because: str = "") -> InfrastructureError:
+    failure = room.failure(context.run, name, because=because)
+    room.give(context.run)
+    _record_failure(context, name, failure)
+    return failure
 
 
 def _unforeseen(context: Context, name: str, error: Exception) -> InfrastructureError:
     """A bug of ours: no reason to lose the run, nor to show a user a traceback. It is kept in the run directory."""
     details = context.run.path / f"error-{name}.txt"
-    write_atomic(details, "".join(traceback.format_exception(error)))
+    try:
+        write_atomic(details, "".join(traceback.format_exception(error)))
+    except OSError as second:
+        if not room.is_full(second):
+            raise
+        return _disk_full(context, name, because=f"{type(error).__name__}: {error}")
     failure = InfrastructureError(f"stage {name} failed: {type(error).__name__}; please report {details}")
     _record_failure(context, name, failure)
     return failure
@@ -93,12 +103,13 @@ def _failed(run: RunDirectory, name: str, error: PTBError) -> dict[str, Any]:
         "rules": verdict["rules"] if flagged else [],
         "stage": name,
         "error": str(error),
+        "kind": getattr(error, "kind", None),
         "reasons": verdict["reasons"] if flagged else [str(error)],
     }
 
 
 # What a stage that was killed may leave: drafts of files, of the evaluation, of a collection. All are made anew.
-_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model")
+_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model", ".sealed")
 
 
 def _sweep(run: RunDirectory) -> None:
@@ -130,7 +141,8 @@ def resume(context: Context, *, until: str = STAGES[-1]) -> None:
         _sweep(context.run)
         for name in STAGES[1 : STAGES.index(until) + 1]:
             if not context.run.done(name):
-                run_stage(context, name)
+                with room.kept(context.run, name):
+                    run_stage(context, name)
 
 
 def reconclude(context: Context) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from posttrainbench import catalog
 from posttrainbench.errors import InfrastructureError, PTBError
 from posttrainbench.files import remove_tree, write_atomic, write_json
-from posttrainbench.pipeline import outside
-from posttrainbench.pipeline.benchmark_data import data_mounts
+from posttrainbench.pipeline import outside, sealed
+from posttrainbench.pipeline.benchmark_data import DataMounts, data_mounts
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.monitor import monitored
 from posttrainbench.pipeline.mounts import readable_binds
@@ -89,7 +89,8 @@ def solve(context: Context) -> None:
     run.set_stage("solve", status="running", attempts=interrupted + 1, started=now())
     job = run.job
     text = run.prompt_file.read_text(encoding="utf-8")
-    manifest = build(job, model=context.model, benchmark=context.benchmark, prompt=text)
+    is_sealed = spec.test_data == "sealed"
+    manifest = build(job, model=context.model, benchmark=context.benchmark, prompt=text, sealed=is_sealed)
     write_json(run.manifest_file, manifest)
     wall = spec.hours * 3600
     context.progress.stage("solve", seconds=wall)
@@ -102,9 +103,10 @@ def solve(context: Context) -> None:
         write_atomic(job.control / "deadline", f"{int(time.time() + wall)}\n")
         os.chmod(job.control, 0o755)  # noqa: PTH101 - whatever the umask: the agent's user reads the deadline
         started = now()
+        scoring = closing.enter_context(sealed.evaluations(context, seconds=wall))
         sessions = Sessions(
             scaffold=scaffold_of(context.agent),
-            start=_Starter(context, door, trace, lines).start,
+            start=_Starter(context, door, trace, lines, tend=scoring.tend).start,
             troubles=door.troubles,
             answered=door.answered,
             mark=trace.mark,
@@ -115,6 +117,8 @@ def solve(context: Context) -> None:
         began = time.monotonic()
         result, ending, records = sessions.run(text, wall_s=wall)
         wall_s = time.monotonic() - began
+        # what it evaluates is nobody's any more, and the GPU is wanted
+        scoring.stop()
         usage = door.usage()
     if result.reason == "cancelled" and context.cancelled():
         raise Interrupted
@@ -135,6 +139,7 @@ def solve(context: Context) -> None:
         peak_disk_bytes=result.peak_disk_bytes,
         sessions=records,
         usage=usage,
+        sealed=scoring.record(),
     )
 
 
@@ -172,10 +177,23 @@ class _Lines:
 class _Starter:
     """Starts one session after the other over the same job directories."""
 
-    def __init__(self, context: Context, door: outside.Door, trace: TraceWriter, lines: _Lines) -> None:
+    def __init__(
+        self,
+        context: Context,
+        door: outside.Door,
+        trace: TraceWriter,
+        lines: _Lines,
+        *,
+        tend: Callable[[], bool] = lambda: False,
+    ) -> None:
         run, spec = context.run, context.spec
-        self._context, self._door, self._trace, self._lines = context, door, trace, lines
-        data = data_mounts(context.benchmark, spec.data_dir, spare=run.job.root / "data")
+        self._context, self._door, self._trace, self._lines, self._tend = context, door, trace, lines, tend
+        self._hide = [str(catalog.WEIGHTS)]
+        data = DataMounts()
+        if spec.test_data == "sealed":
+            self._hide += sealed.hidden(context.backend)
+        else:
+            data = data_mounts(context.benchmark, spec.data_dir, spare=run.job.root / "data")
         self._env = {**agent_environment(context), **data.env, **door.env}
         self._ro = {
             **context.backend.runtime().ro,
@@ -209,7 +227,7 @@ class _Starter:
             env=environment,
             ro={**self._ro, **brought},
             rw={paths.HOME: job.home, paths.TEMPORARY: job.temporary},
-            hide=[str(catalog.WEIGHTS)],
+            hide=self._hide,
             gpus=context.record["gpus"],
             stdin=plan.prompt if start.stdin is None else start.stdin,
             listeners=self._door.listeners,
@@ -223,7 +241,9 @@ class _Starter:
         )
         self._lines.session = on_line
         result = context.backend.run(
-            spec, on_output=self._trace.feed, cancelled=lambda: context.cancelled() or self._door.hopeless()
+            spec,
+            on_output=self._trace.feed,
+            cancelled=lambda: self._tend() or context.cancelled() or self._door.hopeless(),
         )
         self._trace.end_line()
         if result.survivors:

@@ -14,6 +14,8 @@ from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 _SHORTEST_H = 1 / 3600
 _LONGEST_H = 24 * 31.0
+TEST_DATA = ("visible", "sealed")
+TEST_FEEDBACK = ("score", "items")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,10 @@ class RunSpec:
         grader: Inspect model that grades the LLM-graded benchmarks.
         sandbox: back end that confines the agent and the evaluation, see `sandbox.get_backend`.
         image: container image or its file, for the back ends that need one.
+        test_data: `visible`, as in the paper, or `sealed`: no test item is in the sandbox, and the harness evaluates.
+        test_feedback: with sealed data: `score`, or `items` for right or wrong by item as well.
+        test_calls: with sealed data: evaluations that the agent may ask for.
+        test_hours: with sealed data: hours that these may take together; `None` for the agent's whole time.
     """
 
     agent: str
@@ -75,6 +81,10 @@ class RunSpec:
     grader: str = DEFAULT_GRADER
     sandbox: str = DEFAULT_SANDBOX
     image: str | None = None
+    test_data: str = "visible"
+    test_feedback: str = "score"
+    test_calls: int = 100
+    test_hours: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -96,8 +106,23 @@ class RunSpec:
         for option, amount in (("--budget-tokens", self.budget_tokens), ("--budget-usd", self.budget_usd)):
             if amount is not None and not (math.isfinite(amount) and amount > 0):
                 raise ConfigurationError(f"{option} {amount:g} cannot be; give a number > 0")
+        self._check_test_data()
         if self.processes < 16:
             raise ConfigurationError(f"--processes {self.processes} cannot be; an agent needs at least 16")
+
+    def _check_test_data(self) -> None:
+        for option, chosen, known in (
+            ("--test-data", self.test_data, TEST_DATA),
+            ("--test-feedback", self.test_feedback, TEST_FEEDBACK),
+        ):
+            if chosen not in known:
+                raise ConfigurationError(f"{option} {chosen!r} cannot be; known: {', '.join(known)}")
+        if self.test_data == "visible" and (self.test_feedback, self.test_hours) != ("score", None):
+            raise ConfigurationError("--test-feedback and --test-hours need --test-data sealed")
+        if self.test_calls < 1:
+            raise ConfigurationError(f"--test-calls {self.test_calls} cannot be; give a number >= 1")
+        if self.test_hours is not None and not (math.isfinite(self.test_hours) and self.test_hours > 0):
+            raise ConfigurationError(f"--test-hours {self.test_hours:g} cannot be; give hours > 0")
 
     def as_json(self) -> dict[str, Any]:
         """Plain data for run.json."""
