@@ -91,6 +91,22 @@ def test_disk_limit_sees_deleted_open_files(run, tmp_path):
     assert result.reason == "disk"
 
 
+def test_disk_limit_sees_deleted_files_that_are_only_mapped(run, tmp_path):
+    (tmp_path / "work").mkdir()
+    script = (
+        "import os,mmap,time; f=open('big','w+b'); f.write(b'x'*(6<<20)); f.flush(); m=mmap.mmap(f.fileno(), 6<<20)\n"
+        "os.unlink('big'); f.close(); os.closerange(3, 64)\n"  # mmap keeps a descriptor of its own
+        "open('seen','wb').write(b'x'*(6<<20)); time.sleep(20)"
+    )
+    result, _ = run(
+        argv=["/usr/bin/python3", "-c", script],
+        rw={"/w": tmp_path / "work"},
+        cwd="/w",
+        limits=Limits(wall_s=15, disk_bytes=10 << 20),
+    )
+    assert result.reason == "disk"
+
+
 def test_disk_peak_of_a_short_command(run, tmp_path):
     (tmp_path / "work").mkdir()
     result, _ = run(

@@ -158,10 +158,21 @@ class Copies:
             target = self._files / digest
             if not (target.is_file() and target.stat().st_size == size):
                 part.rename(target)
+            self._forget_gone()
             write_json(self._index / key, {"sha256": digest, "bytes": size, "source": str(source)})
             return target
         finally:
             part.unlink(missing_ok=True)
+
+    def _forget_gone(self) -> None:
+        """Drop index entries of files that are no more, or have changed."""
+        for entry in self._index.iterdir():
+            try:
+                current = _identity(Path(read_json(entry)["source"])) == entry.name
+            except (OSError, ValueError, KeyError, TypeError):
+                current = False
+            if not current:
+                entry.unlink(missing_ok=True)
 
     def _hold(self, path: Path) -> None:
         held = self._held.get(path)
