@@ -20,6 +20,7 @@ __all__ = [
 
 
 DEFAULT = "bubblewrap"
+CONTAINERS = ("podman", "docker", "apptainer")
 
 
 def get_backend(name: str = DEFAULT, *, image: str | None = None) -> Backend:
@@ -38,4 +39,8 @@ def get_backend(name: str = DEFAULT, *, image: str | None = None) -> Backend:
         from posttrainbench.sandbox.bubblewrap import Bubblewrap  # here: importing this package must stay cheap
 
         return Bubblewrap()
-    raise ConfigurationError(f"unknown sandbox {name!r}: choose bubblewrap")
+    if name in CONTAINERS:
+        from posttrainbench.sandbox import engines
+
+        return engines.ENGINES[name](image)
+    raise ConfigurationError(f"unknown sandbox {name!r}: choose {', '.join((DEFAULT, *CONTAINERS))}")

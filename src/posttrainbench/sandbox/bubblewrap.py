@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox import command, processes, staging
 from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.sandbox.gpu import gpu_indices
@@ -104,12 +104,8 @@ class Bubblewrap:
         self, spec: Spec, on_output: Callable[[bytes], None] | None, cancelled: Callable[[], bool] | None
     ) -> Result:
         began = time.monotonic()
-        _check(spec)
-        if self._uid is not None and not _mapped(self._uid):
-            raise InfrastructureError(
-                f"this root user is root of a user namespace (a rootless container?) without user {self._uid}: map a range "
-                "of users into it, or run the harness as an ordinary user"
-            )
+        staging.check_spec(spec)
+        staging.check_user(self._uid)
         # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
         with contextlib.ExitStack() as undo:
             try:
@@ -157,24 +153,3 @@ class Bubblewrap:
         if limits.processes is None or self.means.processes != "rlimit":
             return None
         return limits.processes + processes.tasks_of(os.geteuid() if self._uid is None else self._uid)
-
-
-def _mapped(uid: int) -> bool:
-    """Whether this user namespace has a user `uid` that root could become."""
-    try:
-        ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
-    except OSError:
-        return True
-    return any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
-
-
-def _check(spec: Spec) -> None:
-    if not spec.argv:
-        raise ConfigurationError("the command for the sandbox is empty")
-    texts = [*spec.argv, *spec.env, *spec.env.values(), *spec.ro, *spec.rw, *spec.caches, *spec.hide, spec.cwd]
-    if any("\0" in text for text in texts) or any("=" in name or not name for name in spec.env):
-        raise ConfigurationError("the sandbox's command or environment has a NUL byte or an impossible variable name")
-    paths = [*spec.ro, *spec.rw, *spec.caches]
-    twice = {path for path in paths if paths.count(path) > 1}
-    if twice:
-        raise ConfigurationError(f"sandbox path {min(twice)} is bound twice: choose one of ro, rw and caches")

@@ -111,7 +111,7 @@ def bwrap_arguments(
     for name, value in {**environment.DEFAULT_ENVIRONMENT, **spec.env}.items():
         arguments += ["--setenv", name, value]
     arguments += ["--perms", "0755", "--dir", "/etc", *environment.system_arguments()]
-    for path, text in environment.ETC_FILES.items():
+    for path, text in environment.etc_files().items():
         arguments += ["--perms", "0644", "--file", str(attach(text.encode())), path]
     arguments += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/run", "--tmpfs", "/home"]
     arguments += ["--perms", "0700", "--dir", environment.HOME, "--perms", "1777", "--tmpfs", "/tmp"]

@@ -31,18 +31,26 @@ _ETC_BINDS = (
     "ssl/certs",
     "ssl/openssl.cnf",
 )
-ETC_FILES = {
-    "/etc/passwd": (
-        f"root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{INSIDE_UID}:{INSIDE_UID}:agent:{HOME}:/bin/bash\n"
-        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-    ),
-    "/etc/group": f"root:x:0:\nagent:x:{INSIDE_UID}:\nnogroup:x:65534:\n",
-    "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
-    "/etc/hostname": "sandbox\n",
-    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\n",
-    # The network is empty; an immediate refusal from the loopback is better than a resolver's time-out.
-    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-}
+
+
+def etc_files(uid: int = INSIDE_UID) -> dict[str, str]:
+    """Path -> text of the files in /etc that no sandbox takes from a host or an image.
+
+    Args:
+        uid: what user and group `agent` have inside.
+    """
+    return {
+        "/etc/passwd": (
+            f"root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{uid}:{uid}:agent:{HOME}:/bin/bash\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+        ),
+        "/etc/group": f"root:x:0:\nagent:x:{uid}:\nnogroup:x:65534:\n",
+        "/etc/hosts": "127.0.0.1 localhost sandbox\n::1 localhost sandbox\n",
+        "/etc/hostname": "sandbox\n",
+        "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\n",
+        # The network is empty; an immediate refusal from the loopback is better than a resolver's time-out.
+        "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+    }
 
 
 def system_arguments() -> list[str]:
@@ -63,12 +71,16 @@ def system_arguments() -> list[str]:
     return [*arguments, "--symlink", "/proc/mounts", "/etc/mtab"]
 
 
-def python_runtime() -> dict[str, Path]:
+def python_runtime(*, image: bool = False) -> dict[str, Path]:
     """Read-only binds with which the harness's own interpreter and packages work inside, at the same paths.
 
     Covers `sys.executable` with every link on its way, `sys.prefix` (the venv), `sys.base_prefix` (the interpreter) and
     the `posttrainbench` package; of an editable install the package directory only, not the checkout around it.
     What lies under /usr is left out, because it is there anyway.
+
+    Args:
+        image: the system inside is that of an image: of an interpreter in /usr itself that one must have its own, but
+            nothing else below /usr is there.
 
     Returns:
         Inside path -> host path, for `Spec.ro`.
@@ -81,8 +93,8 @@ def python_runtime() -> dict[str, Path]:
     wanted.append(Path(__file__).parent.parent)
     binds: dict[str, Path] = {}
     for path in sorted({Path(os.path.abspath(p)) for p in wanted}, key=lambda p: len(p.parts)):  # noqa: PTH100 - keeps links
-        parents = [Path(known) for known in binds] + [Path("/usr")]
-        if not any(path.is_relative_to(parent) for parent in parents):
+        there = path == Path("/usr") if image else path.is_relative_to("/usr")
+        if not there and not any(path.is_relative_to(known) for known in binds):
             binds[str(path)] = path.resolve()
     user = Path(os.path.realpath(os.path.expanduser("~")))  # noqa: PTH111 - Path.home() raises where there is none
     for path in map(Path, binds):

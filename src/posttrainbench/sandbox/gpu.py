@@ -43,8 +43,8 @@ def device_minors(proc: Path = Path("/proc/driver/nvidia/gpus")) -> dict[int, in
     return found
 
 
-def gpu_arguments(gpus: Sequence[int], dev: Path = Path("/dev")) -> list[str]:
-    """bwrap arguments for the given GPUs (indices of nvidia-smi); they must come after `--dev /dev`.
+def gpu_nodes(gpus: Sequence[int], dev: Path = Path("/dev")) -> list[int]:
+    """Numbers of the device nodes of the given GPUs (indices of nvidia-smi).
 
     Raises:
         ConfigurationError: a GPU that this machine does not have.
@@ -60,6 +60,18 @@ def gpu_arguments(gpus: Sequence[int], dev: Path = Path("/dev")) -> list[str]:
             raise ConfigurationError(
                 f"GPU {index} is not on this machine (device nodes found: {known}); see nvidia-smi -L"
             )
+    return nodes
+
+
+def gpu_arguments(gpus: Sequence[int], dev: Path = Path("/dev")) -> list[str]:
+    """bwrap arguments for the given GPUs (indices of nvidia-smi); they must come after `--dev /dev`.
+
+    Raises:
+        ConfigurationError: a GPU that this machine does not have.
+    """
+    nodes = gpu_nodes(gpus, dev)
+    if not nodes:
+        return []
     names = [*(f"nvidia{index}" for index in nodes), *_SHARED]
     names += sorted(f"nvidia-caps/{p.name}" for p in dev.glob("nvidia-caps/*"))
     arguments: list[str] = []

@@ -139,6 +139,43 @@ class Group:
         self._paths = []
 
 
+class EngineGroup:
+    """The control groups that a container engine made for a process, read as long as they are there."""
+
+    def __init__(self, pid: int) -> None:
+        """Find them; where the process has none of its own nothing is counted."""
+        self._kills = 0
+        self._peak: int | None = None
+        self._files: dict[str, Path] = {}
+        with contextlib.suppress(OSError, KeyError):
+            theirs = dict(_own_groups(Path(f"/proc/{pid}/cgroup").read_text()))
+            ours = dict(_own_groups(Path("/proc/self/cgroup").read_text()))
+            for kind, root, point, controllers in _mounts(Path("/proc/self/mountinfo").read_text()):
+                v1 = kind == "cgroup" and "memory" in controllers
+                name = "memory" if v1 else ""
+                if (v1 or kind == "cgroup2") and theirs[name] != ours.get(name):
+                    place = _inside(point, root, theirs[name])
+                    files = ("memory.max_usage_in_bytes", "memory.oom_control") if v1 else ("memory.peak", "memory.events")
+                    if place is not None and (place / files[1]).exists():
+                        self._files = {"peak": place / files[0], "kills": place / files[1]}
+
+    def sample(self) -> None:
+        """Read the counters; to be called while the container is there."""
+        if match := re.search(r"^oom_kill (\d+)", _read(self._files.get("kills", Path())), re.MULTILINE):
+            self._kills = int(match[1])
+        text = _read(self._files.get("peak", Path())).strip()
+        if text.isdigit():
+            self._peak = int(text)
+
+    def memory_kills(self) -> int:
+        """How often the kernel killed a process of the container for memory."""
+        return self._kills
+
+    def peak_memory(self) -> int | None:
+        """Highest memory of the container in bytes, where the kernel counts it."""
+        return self._peak
+
+
 def _own_groups(text: str) -> list[tuple[str, str]]:
     """(controller, path) pairs of /proc/self/cgroup; the controller of v2 is the empty string."""
     pairs = []

@@ -75,7 +75,7 @@ def probe(backend: Backend) -> list[Check]:
 def _spec(backend: Backend, folder: Path, orders: dict[str, object]) -> Spec:
     runtime = backend.runtime()
     return Spec(
-        argv=[runtime.executable, "-I", "-S", probe_inside.__file__],
+        argv=[runtime.executable, "-I", "-S", runtime.inside(Path(probe_inside.__file__))],
         cwd=_WORK,
         ro={**runtime.ro, _READ_ONLY: folder / "fixed"},
         rw={_WORK: folder / "work"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+PACKAGE = Path(__file__).parent.parent
 Reason = Literal["exit", "deadline", "memory", "disk", "cancelled"]
 
 
@@ -120,11 +121,26 @@ class Runtime:
 
     Attributes:
         executable: its path inside.
-        ro: binds that it needs, for `Spec.ro`; empty where the sandbox's image brings it.
+        ro: binds that it needs, for `Spec.ro`; only the harness's own package where the sandbox's image brings the rest.
+        package: directory of the `posttrainbench` package inside.
+        image: immutable identity of the image, where there is one.
     """
 
     executable: str
     ro: Mapping[str, Path] = field(default_factory=dict)
+    package: str = str(PACKAGE)
+    image: str | None = None
+
+    def inside(self, path: Path) -> str:
+        """Where a file of the package is found inside.
+
+        Args:
+            path: on the host, below the package's directory.
+
+        Raises:
+            ValueError: it is none of the package's.
+        """
+        return str(Path(self.package) / path.relative_to(PACKAGE))
 
     @property
     def path(self) -> str:

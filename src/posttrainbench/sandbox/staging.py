@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.sandbox.spec import Spec
 from posttrainbench.scratch import Scratch
 
 SANDBOX_UID = 20001  # nobody's; needs no entry in /etc/passwd. Used only when the harness is root
@@ -133,3 +134,37 @@ def can_overlay(lower: Path) -> bool:
                 return False
     status = lower.stat()
     return status.st_uid == uid and status.st_gid == gid
+
+
+def check_user(uid: int | None) -> None:
+    """See that root could become the sandbox's user.
+
+    Raises:
+        InfrastructureError: this user namespace has no such user.
+    """
+    try:
+        ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    except OSError:
+        return
+    if uid is not None and not any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges):
+        raise InfrastructureError(
+            f"this root user is root of a user namespace (a rootless container?) without user {uid}: map a range "
+            "of users into it, or run the harness as an ordinary user"
+        )
+
+
+def check_spec(spec: Spec) -> None:
+    """Refuse a spec that makes no sense, whatever the back end.
+
+    Raises:
+        ConfigurationError: no command, impossible texts, or a path bound twice.
+    """
+    if not spec.argv:
+        raise ConfigurationError("the command for the sandbox is empty")
+    texts = [*spec.argv, *spec.env, *spec.env.values(), *spec.ro, *spec.rw, *spec.caches, *spec.hide, spec.cwd]
+    if any("\0" in text for text in texts) or any("=" in name or not name for name in spec.env):
+        raise ConfigurationError("the sandbox's command or environment has a NUL byte or an impossible variable name")
+    paths = [*spec.ro, *spec.rw, *spec.caches]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise ConfigurationError(f"sandbox path {min(twice)} is bound twice: choose one of ro, rw and caches")
