@@ -78,9 +78,11 @@ def detect(evidence: Evidence) -> Outcome:
         return Outcome(findings=tuple(inside), numbers={"gateway": False})
     # here: it uses what stands above
     from posttrainbench.integrity.outside_hub import hub_findings
+    from posttrainbench.integrity.outside_sealed import sealed_findings
 
     findings = [*inside, *_ledger(evidence.gateway), *_web(evidence.gateway), *_grader(evidence.gateway)]
     findings += hub_findings(evidence)
+    findings += sealed_findings(evidence.gateway)
     numbers = {"gateway": True, "findings": len(findings)}
     return Outcome(findings=tuple(findings), numbers=numbers)
 

@@ -132,14 +132,14 @@ def _suite_of(benchmark: str) -> str:
 
 
 def _agents(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Runs by row. Runs that differ in effort, budget, reprompting or protocol are different rows, and named so."""
+    """Runs by row. Runs that differ in effort, budget, reprompting, protocol or test data are different rows, named so."""
     by_name: dict[str, dict[tuple[Any, ...], list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        by_name[run.agent][(run.effort, run.reprompt, run.hours, run.protocol)].append(run)
+        by_name[run.agent][(run.effort, run.reprompt, run.hours, run.protocol, run.test_data)].append(run)
     found = {}
     for name, variants in by_name.items():
         budgets, protocols = {key[2] for key in variants}, {key[3] for key in variants}
-        for (effort, reprompt, hours, protocol), members in variants.items():
+        for (effort, reprompt, hours, protocol, test_data), members in variants.items():
             # most names say it themselves: SCAFFOLD:MODEL[@EFFORT][+VARIANT...]
             said = set(re.split(r"[:@+]", name))
             conditions = [effort] if effort and effort not in said else []
@@ -148,6 +148,9 @@ def _agents(runs: Iterable[Run]) -> dict[str, list[Run]]:
                 conditions.append("budget unknown" if hours is None else f"{hours:g} h")
             if len(protocols) > 1:
                 conditions.append(f"protocol {protocol or 'unknown'}")
+            if test_data != "visible":
+                # said even where all runs are so: published results are not
+                conditions.append(f"{test_data.replace('(', 'test data, told: ').rstrip(')')}")
             found[f"{name} ({', '.join(conditions)})" if conditions else name] = members
     return found
 
@@ -174,7 +177,8 @@ def _local_rows(runs: Iterable[Run], grid: Sequence[Pair], known: References, **
                 effort=first.effort,
                 reprompt=first.reprompt,
                 hours=first.hours,
-                protocol=first.protocol,
+                # analyses compare rows of one protocol
+                protocol=first.protocol if first.test_data == "visible" else f"{first.protocol}, {first.test_data}",
                 key=first.agent,
             )
         )

@@ -40,6 +40,7 @@ class Run:
         wall_s: seconds that the agent used.
         tokens: count by kind, as the gateway metered them.
         imported: where an imported run comes from.
+        test_data: `sealed (score)` or `sealed (items)` where the agent had no test items; `visible`, as in the paper.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Run:
     group: str | None = None
     started: str | None = None
     imported: Mapping[str, Any] | None = None
+    test_data: str = "visible"
 
     @property
     def complete(self) -> bool:
@@ -242,6 +244,7 @@ def _read_run(directory: str) -> Run:
         group=_text(record.get("group")),
         started=_text(_mapping(stages.get("solve")).get("started")),
         imported=_mapping(record.get("imported")) or None,
+        test_data=_text(_mapping(record.get("protocol")).get("test_data")) or "visible",
     )
 
 

@@ -208,6 +208,7 @@ class _RunWriter:
             ("peak memory", size(number(solve.get("peak_memory_bytes")))),
             ("protocol", show.plain(run.protocol)),
             ("network", show.plain(mapping(record.get("protocol")).get("network"))),
+            ("test data", show.plain(mapping(record.get("protocol")).get("test_data"))),
             ("seed", show.plain(spec.get("seed"))),
             ("sandbox", show.plain(mapping(record.get("sandbox")).get("backend"))),
             ("started", show.plain(run.started)),
