@@ -1,23 +1,19 @@
-"""The submit description for HTCondor, and what is read from its answers. With `PTB_TEST_HTCONDOR=1`, a real pool."""
+"""The submit description for HTCondor, and what is read from its answers; a real pool is in test_htcondor_pool.py."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.errors import ConfigurationError
 from posttrainbench.launch import htcondor
 from posttrainbench.launch.failures import Failure
 from posttrainbench.launch.store import SweepDirectory
-from posttrainbench.launch.sweepfile import load
 from tests.launch.support import Lab, text_of
 
 GOLDEN = """\
@@ -121,83 +117,3 @@ def test_no_pool_is_one_line(lab: Lab) -> None:
     said = lab.sweep("start", "s.toml", code=2)
     assert said == "ptb: HTCondor: condor_status is not installed here; run this on a node that may submit jobs\n"
     assert not root.exists()
-
-
-STUB = """#!/bin/sh
-# asks once to be run again, as a cell does that wants another node
-if [ -e "$PWD/again.$1" ]; then echo done; exit 0; fi
-touch "$PWD/again.$1"; exit 75
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not os.environ.get("PTB_TEST_HTCONDOR"), reason="set PTB_TEST_HTCONDOR=1; see scripts/condor_lab.sh"
-)
-def test_a_real_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our descriptions and readings with a real pool in a chroot: run again on 75, a hold, a removal.
-
-    The jobs are stubs: bubblewrap cannot make user namespaces within a chroot.
-    """
-    chroot = Path(os.environ.get("PTB_CONDOR_CHROOT", "/var/tmp/ptb-condor"))
-    inside = "/lab/jobs"
-    root = Path(inside) / f"sweep-{tmp_path.name}-{os.getpid()}"
-    real = htcondor.call
-
-    def call(command: list[str], **options: Any) -> str:
-        enter = [
-            "chroot",
-            "--userspec=1002:1002",
-            str(chroot),
-            "env",
-            "CONDOR_CONFIG=/lab/condor_config",
-            "PATH=/usr/bin:/bin",
-        ]
-        return real([*enter, *command], **options)
-
-    (tmp_path / "s.toml").write_text(
-        text_of({"brief.py": 3}, launcher='kind = "htcondor"\nmemory_gib = 0.1\ndisk_gib = 0.1')
-    )
-    shutil.copyfile(Path(__file__).parent / "agents" / "brief.py", tmp_path / "brief.py")
-    sweep = load(tmp_path / "s.toml")
-    directory = SweepDirectory(root)
-    directory.__dict__["cells"] = {cell.key: cell for cell in sweep.cells}
-    keys = list(directory.cells)
-    for key in keys:
-        (chroot / str(root)[1:] / ".sweep" / "cells" / key).mkdir(parents=True)
-    stub = chroot / inside[1:] / "stub"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
-    subprocess.run(["chown", "-R", "1002:1002", str(chroot / inside[1:])], check=True)
-    monkeypatch.setattr(htcondor, "call", call)
-    launcher = htcondor.HTCondor(directory, sweep.launcher)
-    assert launcher.check() == []
-
-    def submit(command: list[str], chosen: list[str]) -> None:
-        monkeypatch.setattr(htcondor, "cell_command", lambda root, key, gpus: [*command, key])
-        call(["condor_submit", "-terse", "-"], text=launcher.description(chosen, gpus=0, hours=0.1))
-
-    def ended(key: str) -> bool:
-        return launcher.jobs()[key].state == "ended"
-
-    submit([f"{inside}/stub"], keys)
-    assert all(job.state == "queued" for job in launcher.jobs().values())
-    _until(lambda: all(map(ended, keys)))
-    assert [launcher.jobs()[key].booked["starts"] for key in keys] == [2, 2, 2]
-    submit([f"{inside}/missing"], keys[:1])
-    _until(lambda: launcher.jobs()[keys[0]].detail.startswith("removed: "))
-    assert "No such file" in launcher.jobs()[keys[0]].detail
-    submit(["/bin/sh", "-c", "sleep 300"], keys[1:2])
-    _until(lambda: launcher.jobs()[keys[1]].state == "running")
-    launcher.cancel(keys)
-    _until(lambda: ended(keys[1]))
-    assert launcher.jobs()[keys[1]].failure is None
-    with pytest.raises(InfrastructureError, match="Failed to parse"):
-        call(["condor_submit", "-terse", "-"], text="nonsense\nqueue cell in (a)\n")
-
-
-def _until(ready: Any) -> None:
-    end = time.monotonic() + 90
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(1)
