@@ -140,7 +140,14 @@ def prepare(order: Order, folder: Path, *, base: str | None = None) -> list[str]
     if engine.name == "apptainer":
         write_definition(folder, base=base, labels=named)
     return build_argv(
-        engine, folder, base=base, tag=order.target, labels=named, network=order.network, extra=order.extra
+        engine,
+        folder,
+        base=base,
+        recipe=recipe_sha256(kind),
+        tag=order.target,
+        labels=named,
+        network=order.network,
+        extra=order.extra,
     )
 
 

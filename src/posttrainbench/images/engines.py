@@ -109,6 +109,7 @@ def build_argv(
     folder: Path,
     *,
     base: str,
+    recipe: str,
     tag: str,
     labels: Mapping[str, str],
     network: str = "host",
@@ -120,6 +121,7 @@ def build_argv(
         engine: which.
         folder: directory of `context.write_context`.
         base: image below, with its digest where that is known.
+        recipe: of `context.recipe_sha256`; another one means that no cached layer is used.
         tag: name of the result; for apptainer its file.
         labels: labels of the image.
         network: of the build's commands. `host` reaches proxies on this machine, and works without a network plug-in.
@@ -135,6 +137,8 @@ def build_argv(
         str(folder / "Containerfile"),
         "--build-arg",
         f"BASE={base}",
+        "--build-arg",
+        f"RECIPE={recipe}",
         "--network",
         network,
         "--tag",
