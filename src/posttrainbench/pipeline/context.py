@@ -99,6 +99,9 @@ class Context:
 
     @cached_property
     def backend(self) -> Backend:
-        """The sandbox that the run was prepared for."""
+        """The sandbox that the run was prepared for, with the very image: its name may stand for another one by now."""
         sandbox = self.record["sandbox"]
-        return get_backend(sandbox["backend"], image=sandbox.get("image"))
+        image = sandbox.get("image")
+        if sandbox.get("image_digest") and sandbox["backend"] in ("podman", "docker"):
+            image = sandbox["image_digest"]  # apptainer's is a file, which has only its path
+        return get_backend(sandbox["backend"], image=image)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from posttrainbench import __version__, catalog, hardware
+from posttrainbench import __version__, catalog, hardware, images
 from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import fsync_directory, remove_tree, sha256_file, write_atomic, write_json
@@ -241,6 +241,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     backend = backend or get_backend(spec.sandbox, image=spec.image)
     checks = check_sandbox(backend)
     capabilities = asdict(backend.capabilities())
+    image = None if spec.image is None else images.identity(backend.name, spec.image)
 
     started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     identity = f"{started}-{_slug(agent.name)}-{_slug(model.entry.name)}-{benchmark.id}-{secrets.token_hex(2)}"
@@ -274,7 +275,14 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "provenance": provenance(),
         "hardware": machine.as_json(),
         "gpus": list(gpus),
-        "sandbox": {"backend": backend.name, "image": spec.image, "capabilities": capabilities, "checks": checks},
+        "sandbox": {
+            "backend": backend.name,
+            "image": spec.image,
+            "image_digest": None if image is None else image.digest,
+            "image_lock": None if image is None else image.lock,
+            "capabilities": capabilities,
+            "checks": checks,
+        },
         "limits": _limits(spec, machine, shutil.disk_usage(results).free),
         "stages": {"prepare": {"status": "done", "ended": now()}},
     }
