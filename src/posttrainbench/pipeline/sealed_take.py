@@ -64,10 +64,14 @@ class Opened:
 
     Attributes:
         descriptor: opened with O_PATH; of a directory or a regular file.
+        here: the path without links, as the agent sees it, up to the last directory.
+        held: descriptors of the directories on it, from one of the agent's own on.
     """
 
     descriptor: int
     status: os.stat_result
+    here: tuple[str, ...]
+    held: tuple[int, ...]
 
 
 class Agent:
@@ -81,19 +85,23 @@ class Agent:
         self._roots = dict(roots)
 
     @contextmanager
-    def opened(self, inside: str) -> Iterator[Opened]:
+    def opened(self, inside: str, start: Opened | None = None) -> Iterator[Opened]:
         """Follow a path of the agent's to a directory or a regular file.
+
+        Args:
+            inside: absolute, or a name in the directory `start`.
+            start: an opened directory.
 
         Raises:
             NotTaken: it leads out, nowhere, round in circles, or to something else.
         """
         with ExitStack() as closing:
-            yield self._follow(_parts(inside), closing)
+            yield self._follow(_parts(inside), start, closing)
 
-    def _follow(self, parts: list[str], closing: ExitStack) -> Opened:
-        here: list[str] = []
-        # descriptors of the directories from a root on; `..` goes back along them, not through the file system
-        held: list[int] = []
+    def _follow(self, parts: list[str], start: Opened | None, closing: ExitStack) -> Opened:
+        here: list[str] = list(start.here) if start else []
+        # `..` goes back along these, not through the file system
+        held: list[int] = list(start.held) if start else []
         links, steps, last = 0, 0, None
         while parts:
             steps += 1
@@ -133,14 +141,14 @@ class Agent:
             elif stat.S_ISREG(status.st_mode):
                 if parts:
                     raise NotTaken("there is a file in the place of a directory on the path")
-                last = Opened(descriptor, status)
+                last = Opened(descriptor, status, tuple(here), tuple(held))
             else:
                 raise NotTaken("the path leads to something that is neither file nor directory")
         if last is not None:
             return last
         if not held:
             raise NotTaken("the path leads out of your directories")
-        return Opened(held[-1], os.fstat(held[-1]))
+        return Opened(held[-1], os.fstat(held[-1]), tuple(here), tuple(held))
 
 
 def _parts(path: str) -> list[str]:
@@ -188,7 +196,12 @@ def take(
     with agent.opened(inside) as directory:
         if not stat.S_ISDIR(directory.status.st_mode):
             raise NotTaken("that is no directory")
-        names = _names(directory.descriptor)
+        return _taken(agent, directory, target, most=most, stopped=stopped)
+
+
+def _taken(agent: Agent, directory: Opened, target: Path, *, most: int, stopped: Callable[[], bool]) -> Snapshot:
+    """Copy the files of one directory, the same for all of them, whatever its name leads to by now."""
+    names = _names(directory.descriptor)
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         raise NotTaken("the directory has no safetensors file; save with save_pretrained (merge LoRA adapters first)")
@@ -199,7 +212,7 @@ def take(
     for name in [*(each for each in CONFIGS if each in names), *weights]:
         limit = CONFIGS.get(name, left)
         try:
-            with agent.opened(f"{inside}/{name}") as found:
+            with agent.opened(name, directory) as found:
                 size, digest = _copy(found, target / name, limit=limit, stopped=stopped)
         except NotTaken as error:
             raise NotTaken(f"{name.encode('utf-8', 'backslashreplace').decode()[:100]}: {error}") from None
