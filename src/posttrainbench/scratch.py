@@ -166,11 +166,11 @@ def unguarded(base: Path | None = None, *, older_s: float) -> Iterator[Path]:
                     if time.time() - max([status.st_mtime, *inner]) > older_s:
                         found.append(Path(entry.path))
     if found:
-        used = set(_in_use())
+        used = set(in_use())
         yield from sorted(path for path in found if not any(each.is_relative_to(path) for each in used))
 
 
-def _in_use() -> Iterator[Path]:
+def in_use() -> Iterator[Path]:
     """Files and directories that processes have open, work in or have mounted, as far as we may look."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

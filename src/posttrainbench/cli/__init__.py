@@ -23,6 +23,7 @@ _COMMANDS = {
     "analyze": "analyze",
     "audit": "audit",
     "baseline": "baseline",
+    "clean": "clean",
     "demo": "demo",
     "doctor": "doctor",
     "doors": "doors",

@@ -32,6 +32,14 @@ def _trace_tail(path: Path, count: int) -> list[str]:
     return [f"  {row['time'][11:19]}  {printable(row['text'])[:140]}" for row in rows]
 
 
+def _disk(run: Path) -> str:
+    from posttrainbench.disk import parts_of_run, size_text
+
+    parts = parts_of_run(run)
+    total = parts.pop("total")
+    return f"{size_text(total)}: " + ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+
+
 @click.command("show")
 @run_argument
 @click.option("--lines", default=8, show_default=True, help="Last lines of the trace to print.")
@@ -66,4 +74,5 @@ def command(run: Path, lines: int, as_json: bool) -> None:
     tail = _trace_tail(directory.trace, lines)
     if tail:
         print("trace:", *tail, sep="\n")
+    print(f"disk       {_disk(directory.path)}")
     print(f"files      {directory.path}")

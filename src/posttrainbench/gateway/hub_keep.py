@@ -34,7 +34,7 @@ class Keeper:
         self._room -= size
         part = self._directory / f"{os.getpid()}-{self._number}.part"
         try:
-            self._directory.mkdir(exist_ok=True)
+            _make(self._directory)
             return Copy(self, part, part.open("xb"), suffix, size)
         except OSError:
             self._room += size
@@ -43,6 +43,14 @@ class Keeper:
     def give(self, size: int) -> None:
         """Room that is free again."""
         self._room += size
+
+
+def _make(directory: Path) -> None:
+    """The folder, with a note for version control and for whoever packs results up."""
+    directory.mkdir(exist_ok=True)
+    note = directory / ".gitignore"
+    if not note.exists():
+        note.write_text("# Data under licences of its own: not to be published with the run (docs/hub.md).\n*\n")
 
 
 class Copy:

@@ -123,7 +123,7 @@ def _contents(log: Path, evidence: Evidence) -> list[Finding]:
     from posttrainbench.gateway.hub_keep import FOLDER
     from posttrainbench.integrity.scan import Options, Source, items, scan
 
-    kept = sorted(path for path in (log.parent / FOLDER).glob("*") if path.is_file() and not path.is_symlink())
+    kept = sorted(path for path in (log.parent / FOLDER).glob("[!.]*") if path.is_file() and not path.is_symlink())
     if not kept:
         return []
     try:

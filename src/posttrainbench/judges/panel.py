@@ -16,6 +16,7 @@ from posttrainbench.files import write_json
 from posttrainbench.integrity.verdict import Answer, Judgement, State
 from posttrainbench.judges.questions import Judge, instructions
 from posttrainbench.judges.view import View
+from posttrainbench.pipeline.cleaned import need
 from posttrainbench.pipeline.run_dir import RunDirectory, now
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def judge_run(
     """
     if not (run.audit / "findings.json").exists():
         raise ConfigurationError(f"{run.path} has not been audited; first `ptb audit {run.path}`")
+    need(run, "snapshots", "submissions", to="judge it")
     if votes < 1:
         raise ConfigurationError(f"--votes {votes} cannot be; give at least 1")
     directory = run.audit / "judges" / judge.name

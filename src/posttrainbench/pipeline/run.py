@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import read_json, remove_tree, write_atomic, write_json
-from posttrainbench.pipeline import room
+from posttrainbench.pipeline import cleaned, room
 from posttrainbench.pipeline.audit import audit
 from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.conclude import conclude
@@ -166,6 +166,10 @@ def repeat(context: Context, name: str) -> None:
         PTBError: a stage failed.
     """
     with context.run.locked():
+        if name == "audit":
+            cleaned.need(context.run, "snapshots", "submissions", "hub-files", to="audit it")
+        else:
+            cleaned.need(context.run, "submissions", to="evaluate it")
         for earlier in STAGES[: STAGES.index(name)]:
             if not context.run.done(earlier):
                 raise ConfigurationError(

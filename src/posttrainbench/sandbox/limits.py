@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +156,9 @@ class EngineGroup:
                 name = "memory" if v1 else ""
                 if (v1 or kind == "cgroup2") and theirs[name] != ours.get(name):
                     place = _inside(point, root, theirs[name])
-                    files = ("memory.max_usage_in_bytes", "memory.oom_control") if v1 else ("memory.peak", "memory.events")
+                    files = (
+                        ("memory.max_usage_in_bytes", "memory.oom_control") if v1 else ("memory.peak", "memory.events")
+                    )
                     if place is not None and (place / files[1]).exists():
                         self._files = {"peak": place / files[0], "kills": place / files[1]}
 
@@ -232,10 +235,22 @@ def _can_make(place: Path) -> bool:
 
 def _sweep(place: Path) -> None:
     """Remove empty groups left by a harness that was killed; a group with processes cannot be removed by rmdir."""
-    for path in place.glob(f"{_PREFIX}[0-9]*-*"):
-        if not Path("/proc", path.name.split("-")[1]).exists():
-            with contextlib.suppress(OSError):
-                path.rmdir()
+    for path in _stale(place):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _stale(place: Path) -> Iterator[Path]:
+    for path in sorted(place.glob(f"{_PREFIX}[0-9]*-*")):
+        if not Path("/proc", path.name.split("-")[1]).exists() and not _read(path / "cgroup.procs"):
+            yield path
+
+
+def stale_groups() -> Iterator[Path]:
+    """Empty groups of harnesses that were killed, where this process may make groups."""
+    means = find_means()
+    for place in filter(None, (means.v2, means.v1_memory, means.v1_processes)):
+        yield from _stale(place)
 
 
 def _read(path: Path) -> str:
