@@ -157,7 +157,7 @@ class Lab:
             "MaxArraySize=10001",
             "MaxJobCount=20000",
             "SchedulerType=sched/backfill",
-            "SchedulerParameters=batch_sched_delay=0,bf_interval=3",
+            "SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1",
             "GresTypes=gpu",
             "AccountingStorageType=accounting_storage/none",
             f"NodeName=DEFAULT CPUs={self.cpus} RealMemory={_NODE_MIB} Gres=gpu:1 State=UNKNOWN",

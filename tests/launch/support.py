@@ -16,6 +16,7 @@ from typing import Any
 
 from posttrainbench.launch.store import SweepDirectory
 
+SLURM = 'kind = "slurm"\nmargin_h = 0.5'
 OWN = Path(__file__).parent / "agents"
 SHARED = Path(__file__).parent.parent / "agents"
 
@@ -109,3 +110,35 @@ def check_once(root: Path, keys: Sequence[str]) -> Counter[str]:
         assert [check["name"] for check in record["preflight"]][:1] == ["disk"]
         assert not (root / key / ".job").exists()
     return seen
+
+
+_RESULT = ("agent", "base_model", "benchmark", "status", "score", "own_score", "stderr", "paper_score", "verdict", "rules",
+           "reasons", "error", "ending", "sessions", "agent_exit", "hours", "protocol")  # fmt: skip
+
+
+def outcome(root: Path, key: str) -> dict[str, Any]:
+    """All of a committed cell that another launcher must find too: result, metrics, each item's answer and score, findings.
+
+    What depends on the moment or the machine is left out: identities, times, machine's load.
+    """
+    run = root / key
+    result = json.loads((run / "result.json").read_text())
+    findings = json.loads((run / "audit" / "findings.json").read_text())
+    found: dict[str, Any] = {name: result[name] for name in _RESULT}
+    found["findings"] = {name: (entry["problem"], entry["findings"]) for name, entry in findings.items()}
+    found["lineage"] = findings["lineage"]["numbers"]
+    if (run / "evaluation" / "metrics.json").exists():
+        from inspect_ai.log import read_eval_log
+
+        metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+        found["metrics"] = {name: value for name, value in metrics.items() if name not in ("seconds", "attempts")}
+        [log] = (run / "evaluation").glob("*.eval")
+        samples = read_eval_log(str(log)).samples or []
+        found["items"] = {
+            str(sample.id): (
+                sample.output.completion,
+                {name: score.value for name, score in (sample.scores or {}).items()},
+            )
+            for sample in samples
+        }
+    return found

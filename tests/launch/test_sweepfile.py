@@ -14,9 +14,10 @@ import pytest
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.launch import claim as claims
 from posttrainbench.launch.claim import Claim, claimed, read_claim
-from posttrainbench.launch.store import CellDirectory
+from posttrainbench.launch.settings import evaluation_gpus, evaluation_place
+from posttrainbench.launch.store import CellDirectory, SweepDirectory
 from posttrainbench.launch.sweepfile import Sweep, load
-from tests.launch.support import Lab
+from tests.launch.support import Lab, results
 
 GOOD = """\
 name = "good"
@@ -78,6 +79,7 @@ def test_agents_take_turns(tmp_path: Path) -> None:
         ('"local"', '"pbs"', r"s.toml:16: launcher.kind: is to be one of local, slurm, htcondor"),
         ("slots = 2", "partition = 'x'", r"s.toml:17: launcher.partition: there is no such key"),
         ("slots = 2", "slots = 1.5", r"s.toml:17: launcher.slots"),
+        ("slots = 2", "split = true", r"s.toml:17: launcher.split: only kind = .slurm. .*remove it for local"),
         ('name = "good"', 'name = "../x"', r"s.toml:1: name: "),
         ('name = "good"', "name = ", r"is not TOML: .*line 1"),
         ('["/bin/true"]', "[1]", r"s.toml:6: notify: is to be a list of texts"),
@@ -92,6 +94,55 @@ def test_wrong_files(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         load(path)
     assert "\n" not in str(caught.value)
+
+
+SPLIT = GOOD.replace('"local"\nslots = 2', '"slurm"\nsplit = true\n[launcher.evaluation]\npartition = "cpu"\nhours = 2')
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("split = true\n", "", r"s.toml:17: launcher.evaluation: .*needs launcher.split = true"),
+        ("split = true", "split = 1", r"s.toml:17: launcher.split: is to be true or false"),
+        ("hours = 2", "hours = 0", r"s.toml:20: launcher.evaluation.hours: is to be a number > 0"),
+        ("hours = 2", "gpus = -1", r"s.toml:20: launcher.evaluation.gpus: is to be a whole number from 0"),
+        (
+            "hours = 2",
+            "margin_h = 1",
+            r"s.toml:20: launcher.evaluation.margin_h: there is no such key; known: partition",
+        ),
+        ('"cpu"', "7", r"s.toml:19: launcher.evaluation.partition: is to be text"),
+        ("[launcher.evaluation]", "evaluation = 3\n[x]", r"s.toml:19: x: there is no such key"),
+        ('"slurm"', '"htcondor"', r"s.toml:17: launcher.split: only kind = .slurm. .*remove it for htcondor"),
+        ('["ptb-tiny-base"]', '["Qwen3-1.7B-Base"]', ""),
+    ],
+)
+def test_wrong_evaluation_tables(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in SPLIT
+    path = written(tmp_path, SPLIT.replace(old, new))
+    if not said:
+        load(path)  # without GPU as a whole: that is what was asked for
+        path = written(
+            tmp_path, SPLIT.replace(old, new).replace("gpus = 0", "gpus = 4").replace("hours = 2", "gpus = 0")
+        )
+        said = r"s.toml:20: launcher.evaluation.gpus: the evaluation of Qwen3-1.7B-Base needs a GPU; give it 1"
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_jobs_are_like_the_agents_but_for_what_is_said(tmp_path: Path) -> None:
+    """One GPU unless told otherwise, never more than the agent; its type is not carried into another partition."""
+    more = 'split = true\naccount = "a"\ncpus = 16\noptions = ["--nice"]\ngpu_type = "h100"'
+    launcher = load(written(tmp_path, SPLIT.replace("split = true", more))).launcher
+    assert evaluation_place(launcher) == {"partition": "cpu", "hours": 2, "account": "a", "cpus": 16}
+    assert [evaluation_gpus(launcher, gpus) for gpus in (0, 1, 8)] == [0, 1, 1]
+    launcher = load(
+        written(tmp_path, SPLIT.replace("split = true", more).replace('partition = "cpu"', "gpus = 2"))
+    ).launcher
+    assert evaluation_place(launcher)["gpu_type"] == "h100"
+    assert [evaluation_gpus(launcher, gpus) for gpus in (0, 1, 8)] == [0, 1, 2]
+    assert load(written(tmp_path, SPLIT.partition("[launcher.evaluation]")[0])).launcher["evaluation"] == {}
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -161,6 +212,32 @@ def test_more_gpus_than_there_are(lab: Lab) -> None:
     assert "problem: a run needs" in lab.sweep("plan", "s.toml", code=1)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"scripted:idle"]', '"scripted:idel"]', "s.toml:2: agent: "),
+        ('"scripted:idle"]', '"scripted:idle", "scripted:idle"]', "s.toml:2: agents: two cells are the same: "),
+        ('"scripted:brief.py"', '"scripted:gone.py"', "s.toml:2: agent: "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["local", "slurm"])
+def test_nothing_of_a_wrong_file_is_started(
+    lab: Lab, capsys: pytest.CaptureFixture[str], kind: str, old: str, new: str, said: str
+) -> None:
+    """One line, exit code 2, nothing on the disk, and no engine is asked: for each command that reads the file."""
+    from posttrainbench.cli import main
+
+    path = written(lab.place, GOOD.replace(old, new).replace('"local"\nslots = 2', f'"{kind}"'))
+    for command in ("plan", "start"):
+        with pytest.raises(SystemExit) as ended:
+            main(["sweep", command, str(path)])
+        assert ended.value.code == 2
+        told = capsys.readouterr()
+        assert told.err.startswith(f"ptb: {lab.place}/{said}")
+        assert (told.out, len(told.err.splitlines())) == ("", 1)
+    assert not (lab.place / "results").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs of 8 MiB."""
@@ -184,6 +261,31 @@ def test_a_full_and_a_read_only_disk(lab: Lab, small_disk: Path) -> None:
     said = lab.sweep("start", "s.toml", code=2)
     assert said.startswith(f"ptb: the results directory {small_disk} is not writable")
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_or_turns_read_only_under_a_sweep(lab: Lab, small_disk: Path) -> None:
+    """Each command says so in one line and starts nothing; with room again it goes on."""
+    subprocess.run(["mount", "-o", "remount,size=2g", str(small_disk)], check=True)
+    written(lab.place, f'results = "{small_disk}"\n{GOOD}')
+    root = SweepDirectory.create(load(lab.place / "s.toml")).root
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for command, expected in (("resume", f"ptb: the results directory {root} is not writable"),
+                              ("cancel", f"ptb: {root}/.sweep/lock: Read-only file system")):  # fmt: skip
+        said = lab.sweep(command, root, code=2)
+        assert (said.startswith(expected), len(said.splitlines())) == (True, 1), said
+    assert "4 open" in lab.sweep("status", root)
+    subprocess.run(["mount", "-o", "remount,rw,size=1m", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(2**20))
+    said = lab.sweep("resume", root, code=2)
+    assert said.startswith(f"ptb: too little disk space for results in {root}: 0 MiB free"), said
+    assert len(said.splitlines()) == 1
+    assert [path.name for path in (root / ".sweep").iterdir()] == ["plan.json"]
+    assert "4 open" in lab.sweep("status", root)
+    (small_disk / "filler").unlink()
+    subprocess.run(["mount", "-o", "remount,size=2g", str(small_disk)], check=True)
+    lab.sweep("resume", root, "--wait")
+    assert set(results(root).values()) == {"no_submission"}
 
 
 def test_slurm_that_is_not_installed(lab: Lab) -> None:

@@ -13,7 +13,11 @@ from posttrainbench.launch.failures import Failure
 from posttrainbench.launch.launcher import Job, get_launcher
 from posttrainbench.launch.status import cell_status
 from posttrainbench.launch.store import CellDirectory, SweepDirectory
+from posttrainbench.pipeline.prepare import check_results
 from posttrainbench.pipeline.run_dir import RunDirectory
+
+_LEAST_FREE = 2**20
+"""Bytes for lists and histories of the cells; whether a run fits is for each job to see on its node."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,10 @@ def submit_missing(sweep: SweepDirectory, *, lift: bool = True) -> Started:
         lift: whether a stop and what users cancelled is over.
 
     Raises:
-        ConfigurationError: another process is at it.
-        InfrastructureError: the engine does not answer or take jobs.
+        ConfigurationError: another process is at it, or the disk is read-only.
+        InfrastructureError: the engine does not answer or take jobs, or the disk is full.
     """
+    check_results(sweep.root, needed=_LEAST_FREE)
     with sweep.submitting() as lock:
         launcher = get_launcher(sweep)
         jobs = launcher.jobs()
@@ -71,14 +76,14 @@ def _gave_up(sweep: SweepDirectory, cell: CellDirectory, job: Job) -> bool:
 
     The engine's state says why, but never that all is well: that says the result.
     """
-    if job.failure is None or any(event.get("judged") == job.id for event in cell.events()):
+    # a `retry` does not make a job that was judged before a new failure
+    if job.failure is None or any(event.get("judged") == job.id for event in cell.history()):
         return False
     with cell.locked() as mine:
         if not mine or cell.committed:
             return False
-        events = cell.events()
-        silent = not any(event["event"] == "started" and event.get("job") == job.id for event in events)
-        if not silent and not cell.begun and not _ended_by_engine(events, job):
+        silent = not any(event["event"] == "started" and event.get("job") == job.id for event in cell.history())
+        if not silent and not cell.begun and not _ended_by_engine(cell.events(), job):
             return False  # it has said itself how it ended
         what = "ended before its run began" if silent else "ended"
         error = f"job {job.id} {what} with {job.detail}" + (f" on {job.node}" if job.node else "")

@@ -32,6 +32,7 @@ _AGENT_MARGIN_H = 1.0
 """The same where audit and evaluation are jobs of their own: preparing, the agent's grace, collecting."""
 WARNING_S = 120
 """SIGTERM comes so long before the limit."""
+_GONE = "Invalid job id"
 _NO_ACCOUNTING = "accounting storage is disabled"
 # fields of `squeue -O` come in columns of fixed width; none of these can be longer
 _WIDE = 128
@@ -216,10 +217,19 @@ class Slurm:
         active = [job for key in keys if key in jobs for job in (jobs[key], *jobs[key].others) if job.state != "ended"]
         waiting = [job.id for job in active if job.state == "queued"]
         running = [job.id for job in active if job.state == "running"]
-        for start in range(0, len(waiting), 500):
-            call(["scancel", *waiting[start : start + 500]])
-        for start in range(0, len(running), 500):
-            call(["scancel", "--batch", "--signal=TERM", *running[start : start + 500]])
+        for command, ids in ((["scancel"], waiting), (["scancel", "--batch", "--signal=TERM"], running)):
+            for start in range(0, len(ids), 500):
+                self._tell(command, ids[start : start + 500])
+
+    def _tell(self, command: Sequence[str], ids: Sequence[str]) -> None:
+        """Name some jobs to scancel, which has no good word for those that have ended since they were looked at."""
+        try:
+            call([*command, *ids])
+        except InfrastructureError as error:
+            if _GONE not in str(error):
+                raise
+            for one in ids if len(ids) > 1 else ():
+                self._tell(command, [one])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +243,7 @@ class _Shape:
 
 
 def _first(jobs: Sequence[Job]) -> Job:
-    """The job that says where its cell stands: one that is alive, the agent's before its evaluation; else the newest one that
+    """The job that says where its cell stands: one that is alive, the agent's before its evaluation; else the newest that
     ended by itself. Slurm removes an evaluation job whose agent's job failed: that one says why."""
 
     def weight(job: Job) -> tuple[int, int]:

@@ -116,6 +116,12 @@ class CellDirectory:
 
     def events(self) -> list[dict[str, Any]]:
         """The history since the last `retry`, oldest first."""
+        found = self.history()
+        retried = [number for number, event in enumerate(found) if event["event"] == "retry"]
+        return found[retried[-1] + 1 :] if retried else found
+
+    def history(self) -> list[dict[str, Any]]:
+        """All that happened to the cell, oldest first."""
         try:
             lines = (self.work / "events.jsonl").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -123,13 +129,9 @@ class CellDirectory:
         found: list[dict[str, Any]] = []
         for line in lines:
             try:
-                event = json.loads(line)
+                found.append(json.loads(line))
             except ValueError:
                 continue  # cut by a crash
-            if event["event"] == "retry":
-                found.clear()
-            else:
-                found.append(event)
         return found
 
     def left_nodes(self) -> list[str]:
