@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import socket
 import time
@@ -22,6 +23,7 @@ _PROCESSES = 40
 _MEMORY = 96 << 20
 _WORK = "/home/agent/probe"
 _READ_ONLY = "/opt/ptb-probe"
+_AGAIN_S = (1.0, 3.0, 6.0)
 _FIX = "do not run untrusted agents on this machine; report this with the output of ptb doctor --json"
 
 
@@ -31,6 +33,22 @@ def probe(backend: Backend) -> list[Check]:
     Returns:
         One check per property. A back end that cannot start gives one failed check with its message.
     """
+    checks = _probe(backend)
+    for wait in _AGAIN_S:
+        if not _crowded(checks):
+            break
+        time.sleep(wait * random.uniform(0.5, 1.5))
+        checks = _probe(backend)
+    return checks
+
+
+def _crowded(checks: list[Check]) -> bool:
+    """Whether the probe itself could not fork. Where only RLIMIT_NPROC limits processes, other runs of the same user,
+    which may be at their own probes, count too: seen with six cells that began at once in an HTCondor pool."""
+    return any(not check.ok and "Resource temporarily unavailable" in check.detail for check in checks)
+
+
+def _probe(backend: Backend) -> list[Check]:
     try:
         scratch = Scratch("probe")
     except PTBError as error:
