@@ -335,6 +335,10 @@ def _notes(rows: Sequence[Row], view: View) -> tuple[str, ...]:
             notes.append(f"{unfinished[status]} runs {text}; they count for nothing.")
     if any(cell.status == "infra_error" and cell.score is not None for row in rows for cell in row.cells):
         notes.append("The publication counts its infrastructure errors (E) with the base score, too.")
+    locks = {run.lock for row in rows for cell in row.cells for run in cell.members if not run.imported}
+    if len(locks) > 1:
+        named = [f"lock {lock[:12]}" if lock else "their machine's own" for lock in sorted(locks, key=str)]
+        notes.append(f"Runs had different packages: {', '.join(named)}; each run.json says which.")
     unknown = sorted({cell.pair for row in rows for cell in row.cells if cell.members and cell.score is None})
     for model, benchmark in unknown:
         notes.append(

@@ -41,6 +41,7 @@ class Run:
         tokens: count by kind, as the gateway metered them.
         imported: where an imported run comes from.
         test_data: `sealed (score)` or `sealed (items)` where the agent had no test items; `visible`, as in the paper.
+        lock: SHA-256 of the lock file behind the image it ran in; `None` where it had the packages of its machine.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Run:
     started: str | None = None
     imported: Mapping[str, Any] | None = None
     test_data: str = "visible"
+    lock: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -245,6 +247,7 @@ def _read_run(directory: str) -> Run:
         started=_text(_mapping(stages.get("solve")).get("started")),
         imported=_mapping(record.get("imported")) or None,
         test_data=_text(_mapping(record.get("protocol")).get("test_data")) or "visible",
+        lock=_text(_mapping(record.get("sandbox")).get("image_lock")),
     )
 
 

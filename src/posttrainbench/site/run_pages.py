@@ -187,6 +187,7 @@ class _RunWriter:
     def _facts(self, files: RunFiles) -> list[tuple[str, str]]:
         run, record = self.run, files.record
         spec, hardware = mapping(record.get("spec")), mapping(record.get("hardware"))
+        sandbox = mapping(record.get("sandbox"))
         solve = mapping(mapping(record.get("stages")).get("solve"))
         gpus = [show.plain(mapping(gpu).get("name"), 60) for gpu in listing(hardware.get("gpus"))]
         machine = ", ".join(
@@ -210,7 +211,12 @@ class _RunWriter:
             ("network", show.plain(mapping(record.get("protocol")).get("network"))),
             ("test data", show.plain(mapping(record.get("protocol")).get("test_data"))),
             ("seed", show.plain(spec.get("seed"))),
-            ("sandbox", show.plain(mapping(record.get("sandbox")).get("backend"))),
+            ("sandbox", show.plain(sandbox.get("backend"))),
+            *(
+                (key.replace("_", " "), show.plain(sandbox[key]))
+                for key in ("image_digest", "image_lock")
+                if sandbox.get(key)
+            ),
             ("started", show.plain(run.started)),
             ("run", show.plain(run.id)),
             *show.pairs(mapping(record.get("provenance"))),
