@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from posttrainbench.errors import ConfigurationError, PTBError
 from posttrainbench.files import printable
 
 if TYPE_CHECKING:
+    from posttrainbench.launch.checks import Checked
     from posttrainbench.launch.status import CellStatus
     from posttrainbench.launch.store import SweepDirectory
 
@@ -33,21 +34,24 @@ def command() -> None:
 @_FILE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plan(file: Path, as_json: bool) -> None:
-    """Print the cells, GPU hours and expected cost of a sweep file, and what preflight finds wrong. Starts nothing."""
+    """Print the cells, GPU hours and expected cost of a sweep file, and what preflight finds. Starts nothing."""
     from posttrainbench.launch.plan import describe
-    from posttrainbench.launch.preflight import problems
+    from posttrainbench.launch.preflight import checks, problems
     from posttrainbench.launch.sweepfile import load
 
     sweep = load(file)
     text, data = describe(sweep)
     found = problems(sweep)
+    # what cannot be at all needs no calls to say so
+    seen = [] if found else list(checks(sweep))
     if as_json:
-        print(json.dumps({**data, "problems": found}, indent=2))
+        print(json.dumps({**data, "problems": found, "checks": _as_json(seen)}, indent=2))
     else:
         print(text)
         for problem in found:
             print(f"problem: {printable(problem)}")
-    if found:
+        _print_checks(seen)
+    if found or any(check.stops for _, check in seen):
         sys.exit(1)
 
 
@@ -56,25 +60,30 @@ def plan(file: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def preflight(file: Path, as_json: bool) -> None:
     """Check this machine as each job checks its node: GPUs, CUDA in the sandbox, disk, clock, data, one-token calls."""
+    from posttrainbench.launch.judging import judge_check
     from posttrainbench.launch.preflight import node_checks, problems
     from posttrainbench.launch.sweepfile import load
 
     sweep = load(file)
     found = problems(sweep)
-    checks = list(node_checks(sweep))
+    checks = [*(("", check) for check in judge_check(sweep.judge)), *node_checks(sweep)]
     if as_json:
-        print(
-            json.dumps(
-                {"problems": found, "checks": [{"cell": key, **asdict(check)} for key, check in checks]}, indent=2
-            )
-        )
+        print(json.dumps({"problems": found, "checks": _as_json(checks)}, indent=2))
     else:
         for problem in found:
             print(f"problem: {printable(problem)}")
-        for key, check in checks:
-            print(f"{'ok   ' if check.ok else 'FAIL '} {key}  {check.name}: {printable(check.detail)}")
-    if found or not all(check.ok for _, check in checks):
+        _print_checks(checks)
+    if found or any(check.stops for _, check in checks):
         sys.exit(1)
+
+
+def _as_json(checks: Sequence[tuple[str, Checked]]) -> list[dict[str, Any]]:
+    return [{"cell": key, **asdict(check)} for key, check in checks]
+
+
+def _print_checks(checks: Sequence[tuple[str, Checked]]) -> None:
+    for key, check in checks:
+        print(f"{check.word:<5} {f'{key}  ' if key else ''}{check.name}: {printable(check.detail)}")
 
 
 @command.command("start")
@@ -85,7 +94,8 @@ def preflight(file: Path, as_json: bool) -> None:
 def start(file: Path, dry_run: bool, smoke: bool, wait: bool) -> None:
     """Start a sweep, or what is missing of it. Starting twice never runs a cell twice."""
     from posttrainbench.launch.driver import submit_missing
-    from posttrainbench.launch.preflight import problems
+    from posttrainbench.launch.judging import judge_check
+    from posttrainbench.launch.preflight import checks, problems
     from posttrainbench.launch.store import SweepDirectory
     from posttrainbench.launch.sweepfile import load, smoke_of
     from posttrainbench.pipeline.prepare import check_results
@@ -99,6 +109,8 @@ def start(file: Path, dry_run: bool, smoke: bool, wait: bool) -> None:
             f"{found[0]}" + (f" (and {len(found) - 1} more; see `ptb sweep plan`)" if len(found) > 1 else "")
         )
     check_results(sweep.root.parent, needed=2**20)
+    # without these two the jobs ask by themselves, but for the judge
+    _stop_on(list(checks(sweep)) if dry_run or smoke else [("", check) for check in judge_check(sweep.judge)])
     if dry_run:
         print(f"{len(sweep.cells)} cells could be started; nothing was")
         return
@@ -109,6 +121,18 @@ def start(file: Path, dry_run: bool, smoke: bool, wait: bool) -> None:
     )
     if wait:
         _wait(directory)
+
+
+def _stop_on(checks: Sequence[tuple[str, Checked]]) -> None:
+    """Show the checks.
+
+    Raises:
+        ConfigurationError, InfrastructureError: one that is needed does not hold.
+    """
+    _print_checks(checks)
+    for _, check in checks:
+        if check.stops:
+            raise check.error()
 
 
 @command.command("resume")

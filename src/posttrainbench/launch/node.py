@@ -6,6 +6,7 @@ not. Idle GPUs and disk space are looked at every time.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrainbench import catalog, hardware
-from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
+from posttrainbench.errors import InfrastructureError, PTBError
 from posttrainbench.files import write_json
 from posttrainbench.launch import service
 from posttrainbench.launch.checks import Checked
@@ -25,10 +26,11 @@ from posttrainbench.launch.claim import host, read_claim
 from posttrainbench.launch.store import SweepDirectory
 from posttrainbench.launch.sweepfile import Cell
 from posttrainbench.pipeline import outside
-from posttrainbench.pipeline.models import resolve
-from posttrainbench.pipeline.prepare import agent_of, agent_record, check_benchmark
+from posttrainbench.pipeline.models import ResolvedModel, resolve
+from posttrainbench.pipeline.prepare import agent_of, agent_record, check_benchmark, check_sandbox
+from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.sandbox import Backend, Limits, Spec, get_backend
-from posttrainbench.scaffolds import launch
+from posttrainbench.scaffolds import Agent, launch
 from posttrainbench.scratch import Scratch
 
 _DAY_S = 86400.0
@@ -59,9 +61,14 @@ def examine(
     known = {} if known is None else known
     spec = cell.spec
     found = [_disk(place), *_idle(gpus)]
+    if any(checked.stops for checked in found):
+        return found  # the rest would cost calls for nothing
+    backend = get_backend(spec.sandbox, image=spec.image)
+    sandbox = f"{spec.sandbox} {spec.image or ''}".strip()
     asked: list[tuple[str, Callable[[], Checked]]] = [
         ("clock", lambda: _clock(place)),
-        (f"gpu {list(gpus)} {spec.sandbox}", lambda: _gpus(gpus, get_backend(spec.sandbox, image=spec.image))),
+        (f"sandbox {sandbox}", lambda: _sandbox(sandbox, backend)),
+        (f"gpu {list(gpus)} {sandbox}", lambda: _gpus(gpus, backend)),
         *(
             [
                 (f"cell {cell.agent} {spec.base_model} {spec.benchmark}", lambda: _needs(cell)),
@@ -81,8 +88,8 @@ def examine(
         if checked.ok:
             known[question] = {"time": time.time(), "checked": asdict(checked)}
         found.append(checked)
-        if not checked.ok:
-            break  # the rest would cost calls for nothing
+        if checked.stops:
+            break
     return found
 
 
@@ -104,13 +111,8 @@ def preflight(
         file.parent.mkdir(exist_ok=True)
         write_json(file, {"host": host(), "node": node, "known": known})
     for checked in found:
-        if not checked.ok:
-            said = f"{checked.name}: {checked.detail}"
-            raise (
-                ConfigurationError(said)
-                if checked.kind == "configuration"
-                else InfrastructureError(said, kind=checked.kind)
-            )
+        if checked.stops:
+            raise checked.error()
     return [asdict(checked) for checked in found]
 
 
@@ -123,11 +125,15 @@ def _disk(place: Path) -> Checked:
 
 def _clock(place: Path) -> Checked:
     """This machine's clock against that of the shared disk, whose server stamps the file."""
-    with tempfile.NamedTemporaryFile(dir=place, prefix=".clock-") as file:
-        file.write(b".")
-        file.flush()
-        os.fsync(file.fileno())
-        skew = time.time() - Path(file.name).stat().st_mtime
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".clock-") as file:
+            file.write(b".")
+            file.flush()
+            os.fsync(file.fileno())
+            skew = time.time() - Path(file.name).stat().st_mtime
+    except OSError as error:
+        kind = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
+        return Checked(name="clock", ok=False, detail=f"{place} cannot be written: {error.strerror}", kind=kind)
     return Checked(name="clock", ok=abs(skew) < _SKEW_S, detail=f"{skew:+.1f} s against the disk of the results")
 
 
@@ -144,6 +150,16 @@ def _idle(gpus: Sequence[int]) -> list[Checked]:
     busy = {index: used[index] for index in gpus if used.get(index, 0) > _IDLE_MIB}
     detail = ", ".join(f"GPU {index} has {mib} MiB in use" for index, mib in busy.items())
     return [Checked(name="gpu idle", ok=not busy, detail=detail or f"GPU {', '.join(map(str, gpus))} idle")]
+
+
+def _sandbox(name: str, backend: Backend) -> Checked:
+    """The negative tests of the sandbox, as each run makes them again."""
+    try:
+        checks = check_sandbox(backend)
+    except PTBError as error:
+        kind = error.kind if isinstance(error, InfrastructureError) else "configuration"
+        return Checked(name="sandbox", ok=False, detail=f"{name}: {error}", kind=kind)
+    return Checked(name="sandbox", ok=True, detail=f"{name}: {len(checks)} properties hold")
 
 
 def _gpus(gpus: Sequence[int], backend: Backend) -> Checked:
@@ -180,18 +196,34 @@ def _needs(cell: Cell) -> Checked:
     """What the cell needs on this machine: CLI, base model, benchmark data, keys."""
     spec = cell.spec
     try:
-        agent = agent_of(spec)
-        model = resolve(spec.base_model, instruct=spec.instruct)
-        launch(agent, instruct=model.instruct)
-        benchmark = catalog.benchmark(spec.benchmark)
-        check_benchmark(spec, benchmark)
-        outside.check(agent, spec, benchmark, spec.network or outside.default_network(agent))
+        agent, model = check_needs(spec)
         version = agent_record(agent)["version"]
     except PTBError as error:
         kind = error.kind if isinstance(error, InfrastructureError) else "configuration"
         return Checked(name="agent, model and data", ok=False, detail=str(error), kind=kind)
     cli = f"{agent.scaffold} {version}; " if version else ""
-    return Checked(name="agent, model and data", ok=True, detail=f"{cli}{model.entry.name} and {benchmark.id} are here")
+    return Checked(
+        name="agent, model and data", ok=True, detail=f"{cli}{model.entry.name} and {spec.benchmark} are here"
+    )
+
+
+def check_needs(spec: RunSpec) -> tuple[Agent, ResolvedModel]:
+    """See that this machine has what a run needs, as `prepare` will: CLI, base model, data, keys, policies.
+
+    Raises:
+        ConfigurationError: the run cannot be made as it is asked for.
+        InfrastructureError: the base model could not be fetched.
+    """
+    agent = agent_of(spec)
+    model = resolve(spec.base_model, instruct=spec.instruct)
+    launch(agent, instruct=model.instruct)
+    benchmark = catalog.benchmark(spec.benchmark)
+    check_benchmark(spec, benchmark)
+    base = outside.Base(
+        id=model.entry.base, instruct=model.entry.instruct, directory=model.base, revision=model.revision
+    )
+    outside.check(agent, spec, benchmark, spec.network or outside.default_network(agent), model=base)
+    return agent, model
 
 
 def _evaluation_needs(cell: Cell) -> Checked:

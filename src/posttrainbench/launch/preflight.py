@@ -6,17 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from posttrainbench import catalog
 from posttrainbench.errors import PTBError
 from posttrainbench.launch.checks import Checked
+from posttrainbench.launch.gpus import given_gpus
+from posttrainbench.launch.judging import judge_check
 from posttrainbench.launch.launcher import get_launcher
+from posttrainbench.launch.node import check_needs, examine
 from posttrainbench.launch.store import SweepDirectory
 from posttrainbench.launch.sweepfile import Cell, Sweep
-from posttrainbench.pipeline import outside
-from posttrainbench.pipeline.models import resolve
-from posttrainbench.pipeline.prepare import agent_of, check_benchmark, check_results, check_sandbox
+from posttrainbench.pipeline.prepare import check_results, check_sandbox
 from posttrainbench.sandbox import get_backend
-from posttrainbench.scaffolds import launch
 
 _LEAST_FREE = 2**30
 
@@ -29,24 +28,34 @@ def problems(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def checks(sweep: Sweep) -> Iterable[tuple[str, Checked]]:
+    """What can be asked from here before the sweep starts, once for all cells that need it.
+
+    On one machine that is all that its jobs will check. On a cluster it is the judge, which is asked from here; each job
+    checks its own node.
+
+    Yields:
+        key of a cell, or nothing for what is the sweep's; the check.
+    """
+    yield from (("", checked) for checked in judge_check(sweep.judge))
+    if sweep.launcher["kind"] == "local":
+        yield from node_checks(sweep)
+
+
 def node_checks(sweep: Sweep) -> Iterable[tuple[str, Checked]]:
     """What a job checks on its node, on this machine: for one cell of each agent, base model and benchmark.
 
     Yields:
         key of the cell, check; things that several cells need are asked once.
     """
-    from posttrainbench.launch.gpus import given_gpus
-    from posttrainbench.launch.node import examine
-
     known: dict[str, Any] = {}
     seen: set[Checked] = set()
     for cell in _kinds(sweep.cells):
         try:
             gpus = given_gpus(f"count:{cell.gpus}")
+            found = examine(cell, gpus=gpus, place=_existing(sweep.root), known=known)
         except PTBError as error:
             found = [Checked(name="gpu", ok=False, detail=str(error))]
-        else:
-            found = examine(cell, gpus=gpus, place=_existing(sweep.root), known=known)
         for checked in found:
             if checked not in seen:
                 seen.add(checked)
@@ -83,12 +92,13 @@ def _place(sweep: Sweep) -> list[str]:
 
 
 def _sandbox(sweep: Sweep) -> list[str]:
-    if sweep.launcher["kind"] != "local":
-        return []  # the node that submits is not the one that runs; each job probes its own
     found = []
     for sandbox, image in dict.fromkeys((cell.spec.sandbox, cell.spec.image) for cell in sweep.cells):
         try:
-            check_sandbox(get_backend(sandbox, image=image))
+            backend = get_backend(sandbox, image=image)
+            # the node that submits is not the one that runs; each job probes its own
+            if sweep.launcher["kind"] == "local":
+                check_sandbox(backend)
         except PTBError as error:
             found.append(str(error))
     return found
@@ -97,12 +107,7 @@ def _sandbox(sweep: Sweep) -> list[str]:
 def _cell(cell: Cell) -> list[str]:
     found = []
     try:
-        agent = agent_of(cell.spec)
-        model = resolve(cell.spec.base_model, instruct=cell.spec.instruct)
-        launch(agent, instruct=model.instruct)
-        benchmark = catalog.benchmark(cell.spec.benchmark)
-        check_benchmark(cell.spec, benchmark)
-        outside.check(agent, cell.spec, benchmark, cell.spec.network or outside.default_network(agent))
+        check_needs(cell.spec)
     except PTBError as error:
         found.append(f"{cell.key}: {error}")
     return found

@@ -18,6 +18,8 @@ from posttrainbench.scaffolds import Agent
 from posttrainbench.scratch import Scratch
 
 _PATIENCE_S = 20.0
+# kinds of `evaluation.grading.GradingFailure`; what passes by itself is the network's
+_FAILURES = {"auth": "auth", "quota": "quota", "refused": "configuration"}
 _KINDS = {Ending.AUTH: "auth", Ending.QUOTA: "quota", Ending.NETWORK: "network", Ending.API_REFUSAL: "configuration"}
 
 
@@ -44,7 +46,8 @@ def _ask(cell: Cell, agent: Agent) -> Checked:
     spec = replace(cell.spec, budget_tokens=None, budget_usd=None)
     resolved = outside.resolve_outside(agent, spec, catalog.benchmark(spec.benchmark), outside.CLOSED)
     assert resolved is not None  # it has a provider
-    limits = replace(resolved.config.limits, patience_s=_PATIENCE_S, header_s=60.0, idle_s=60.0)
+    own = resolved.config.limits
+    limits = replace(own, patience_s=min(own.patience_s, _PATIENCE_S), header_s=60.0, idle_s=60.0)
     config = replace(resolved.config, limits=limits, grader=None, web=None)
     path, body, headers = _call(agent, resolved.secrets.token)
     with (
@@ -89,20 +92,31 @@ def grader(cell: Cell) -> Checked:
     spec = cell.spec
     if not outside.is_graded(catalog.benchmark(spec.benchmark), spec):
         return Checked(name="grader", ok=True, detail="none needed")
+    return ask_inspect_model("grader", spec.grader)
+
+
+def ask_inspect_model(name: str, model: str, *, needed: bool = True) -> Checked:
+    """Ask a model that the harness itself calls, through Inspect, for a few tokens.
+
+    Args:
+        name: of the check.
+        model: as Inspect names it.
+        needed: whether its absence is more than a warning.
+    """
     import asyncio
 
     from inspect_ai.model import GenerateConfig
 
-    from posttrainbench.evaluation.grading import get_grader
+    from posttrainbench.evaluation.grading import classify, get_grader
 
     try:
-        model = get_grader(spec.grader, config=GenerateConfig(max_tokens=16, timeout=60, max_retries=1))
-        asyncio.run(model.generate("hi"))
+        # fewer tokens than 16 are refused by some
+        asked = get_grader(model, config=GenerateConfig(max_tokens=16, timeout=60, max_retries=0))
+        asyncio.run(asked.generate("hi"))
     except PTBError as error:
-        return Checked(name="grader", ok=False, detail=str(error), kind="configuration")
+        return Checked(name=name, ok=False, detail=str(error), kind="configuration", needed=needed)
     except Exception as error:  # every provider has its own
-        said = " ".join(str(error).split())[:200]
-        status = getattr(error, "status_code", None)
-        kind = "auth" if status in (401, 403) else "quota" if "insufficient_quota" in said else "network"
-        return Checked(name="grader", ok=False, detail=f"{spec.grader}: {type(error).__name__}: {said}", kind=kind)
-    return Checked(name="grader", ok=True, detail=f"{spec.grader} answers")
+        kind = _FAILURES.get(classify(error)[0], "network")
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Checked(name=name, ok=False, detail=f"{model}: {said}", kind=kind, needed=needed)
+    return Checked(name=name, ok=True, detail=f"{model} answers", needed=needed)

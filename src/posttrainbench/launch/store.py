@@ -258,6 +258,7 @@ class SweepDirectory:
                 "name": sweep.name,
                 "launcher": dict(sweep.launcher),
                 "retry": dict(sweep.retry),
+                "judge": dict(sweep.judge),
                 "notify": list(sweep.notify),
                 "cells": cells,
             },

@@ -20,7 +20,19 @@ from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.scaffolds import parse_agent
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_TOP = ("name", "agents", "base_models", "benchmarks", "repeats", "results", "run", "launcher", "retry", "notify")
+_TOP = (
+    "name",
+    "agents",
+    "base_models",
+    "benchmarks",
+    "repeats",
+    "results",
+    "run",
+    "launcher",
+    "retry",
+    "judge",
+    "notify",
+)
 # how a sweep file writes the options of `ptb run`; `gpus` is a number here, the slot says which
 _RUN = tuple(
     name.name
@@ -68,6 +80,7 @@ class Sweep:
         cells: in the order in which they start: every agent's first runs come before anybody's second.
         launcher: its table; `kind` is `local`, `slurm` or `htcondor`.
         retry: changed numbers of tries by kind of failure.
+        judge: model that is to be asked about the runs afterwards, see `launch.judging`; empty for none.
         notify: command that is run at the end, with the summary file as its last argument.
     """
 
@@ -76,6 +89,7 @@ class Sweep:
     cells: tuple[Cell, ...]
     launcher: Mapping[str, Any]
     retry: Mapping[str, int] = field(default_factory=dict)
+    judge: Mapping[str, Any] = field(default_factory=dict)
     notify: tuple[str, ...] = ()
 
 
@@ -99,6 +113,7 @@ def load(path: Path) -> Sweep:
         cells=_cells(file, table),
         launcher=launcher_table(file, table.get("launcher", {"kind": "local"})),
         retry=_retry(file, table.get("retry", {})),
+        judge=_judge(file, table.get("judge")),
         notify=file.texts("notify", table.get("notify", ())),
     )
     if "evaluation" in sweep.launcher:
@@ -116,6 +131,12 @@ def _check_evaluation(file: TomlFile, sweep: Sweep) -> None:
                 "launcher.evaluation.gpus",
                 f"the evaluation of {cell.spec.base_model} needs a GPU; give it 1, of a cheaper partition or gpu_type",
             )
+
+
+def _judge(file: TomlFile, table: Any) -> dict[str, Any]:
+    from posttrainbench.launch.judging import judge_table
+
+    return judge_table(file, table)
 
 
 def _retry(file: TomlFile, table: Any) -> dict[str, int]:
