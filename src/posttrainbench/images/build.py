@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -166,7 +165,7 @@ def pinned_base(engine: Engine, base: str) -> str:
         said = tell(engine.argv("image", "inspect", base)) if done.returncode == 0 else None
     if said is None:
         raise ConfigurationError(f"{engine.name} cannot get the base image {base}; name another with --base")
-    digests = json.loads(said)[0].get("RepoDigests") or []
+    digests = said[0].get("RepoDigests") or []
     # a tag says nothing of what was built on; an image that was never in a registry may have no digest in docker
     return str(digests[0]) if digests else base
 

@@ -21,8 +21,8 @@ _INSIDE = "/ptb-build"
 def recipe_sha256(kind: Kind) -> str:
     """What identifies how an image is made: scripts and lock together."""
     digest = hashlib.sha256()
-    for name in (*SCRIPTS, kind.lock_file.name):
-        digest.update((HERE / name).read_bytes())
+    for path in (*(HERE / name for name in SCRIPTS), kind.lock_file):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

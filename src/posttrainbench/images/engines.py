@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 
@@ -91,17 +93,22 @@ def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def tell(argv: Sequence[str]) -> str | None:
-    """What a question of this command line is answered; None if it fails.
+def tell(argv: Sequence[str]) -> Any:
+    """What a question of this command line is answered in JSON; None if the engine says no.
 
     Raises:
-        InfrastructureError: no answer in a minute.
+        InfrastructureError: no answer in a minute, or none in JSON.
     """
     try:
         done = _run(argv)
-    except subprocess.TimeoutExpired:
-        raise InfrastructureError(f"{argv[0]} does not answer within {_ANSWER_S} s") from None
-    return done.stdout if done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InfrastructureError(f"{argv[0]} does not answer: {error}") from None
+    if done.returncode != 0:
+        return None
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise InfrastructureError(f"`{' '.join(argv[:3])}` does not answer in JSON") from None
 
 
 def build_argv(

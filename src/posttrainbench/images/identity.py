@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def identity(engine: str, image: str) -> Identity:
         raise ConfigurationError(
             f"{engine} has no image {image!r}; build it with `ptb image build --engine {engine} --tag {image}` or pull it"
         )
-    found: dict[str, Any] = json.loads(said)[0]
+    found: dict[str, Any] = said[0]
     labels = (found.get("Config") or {}).get("Labels") or found.get("Labels") or {}
     plain = found["Id"]
     return _identity(
@@ -82,7 +81,7 @@ def _of_file(program: Engine, image: str) -> Identity:
     said = tell(program.argv("inspect", "--json", image))
     labels: dict[str, str] = {}
     if said is not None:
-        labels = json.loads(said).get("data", {}).get("attributes", {}).get("labels") or {}
+        labels = said.get("data", {}).get("attributes", {}).get("labels") or {}
     return _identity(digest=f"sha256:{sha256_file(path)}", registry=(), labels=labels, size=path.stat().st_size)
 
 

@@ -1,0 +1,53 @@
+"""Engines for the tests: real ones where they are, recorded answers of fake programs where a daemon would be needed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FakeEngine = Callable[..., Path]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's data directory of the test's own."""
+    path = tmp_path / "share"
+    monkeypatch.setenv("XDG_DATA_HOME", str(path))
+    return path
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """Put a program with the name of an engine on PATH. It keeps its arguments in a file, which is returned.
+
+    It stands where the real program needs a daemon or cannot be installed here (docker, apptainer); its answers have the
+    fields of real ones (`podman image inspect`, `docker image inspect`).
+    """
+
+    def make(
+        name: str, *, images: dict[str, dict[str, Any]] | None = None, fails: str = "", code: int = 0, inspect: str = ""
+    ) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        log = tmp_path / f"{name}.log"
+        lines = ["#!/bin/sh", f'printf "%s\\n" "$*" >>{shlex.quote(str(log))}']
+        lines.append('if [ "$1 $2" = "image inspect" ]; then case "$3" in')
+        for image, answer in (images or {}).items():
+            lines.append(f"{shlex.quote(image)}) printf '%s' {shlex.quote(json.dumps([answer]))}; exit 0;;")
+        lines.append("esac; exit 1; fi")
+        lines.append(f'if [ "$1" = inspect ]; then printf "%s" {shlex.quote(inspect)}; exit 0; fi')
+        if fails:
+            lines.append(f'if [ "$1" = {fails} ]; then echo it is broken >&2; exit {code or 1}; fi')
+        program = folder / name
+        program.write_text("\n".join([*lines, "exit 0", ""]))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+        return log
+
+    return make
