@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -13,9 +14,10 @@ from posttrainbench.sandbox import Check, get_backend
 
 @click.command()
 @click.option("--sandbox", default="bubblewrap", show_default=True, envvar="PTB_SANDBOX", help="Sandbox back end.")
+@click.option("--image", envvar="PTB_IMAGE", help="Container image, for sandboxes that need one.")
 @click.option("--json", "as_json", is_flag=True, envvar="PTB_DOCTOR_JSON", help="Print one JSON object.")
 @click.pass_context
-def doctor(context: click.Context, sandbox: str, as_json: bool) -> None:
+def doctor(context: click.Context, sandbox: str, image: str | None, as_json: bool) -> None:
     """Check this machine and try to break out of its sandbox.
 
     Exit status 0 when everything that runs need is in order, 2 when not. "note" marks what is optional.
@@ -24,19 +26,22 @@ def doctor(context: click.Context, sandbox: str, as_json: bool) -> None:
     from posttrainbench.sandbox.probes import probe
 
     try:
-        backend = get_backend(sandbox)
+        backend = get_backend(sandbox, image=image)
     except PTBError as error:
         raise click.UsageError(str(error)) from error  # exit status 2
     checks = backend.preflight()
-    if all(check.ok for check in checks):
+    has = None
+    if all(check.ok or not check.required for check in checks):
         checks += probe(backend)  # without a sandbox there is nothing to try
-    checks += machine_checks(backend)
+    with contextlib.suppress(PTBError):  # no engine: said above
+        has = backend.capabilities()
+        checks += machine_checks(backend)
     fit = all(check.ok for check in checks if check.required)
     if as_json:
         report = {
             "ok": fit,
             "backend": backend.name,
-            "capabilities": dataclasses.asdict(backend.capabilities()),
+            "capabilities": None if has is None else dataclasses.asdict(has),
             "checks": [dataclasses.asdict(check) for check in checks],
         }
         click.echo(json.dumps(report, indent=2))

@@ -97,7 +97,7 @@ def probe(
                 **readable_binds("/base", base, spare=draft / "spare-base"),
             },
             rw={"/out": draft / "out"},
-            hide=[str(catalog.WEIGHTS)],
+            hide=[runtime.inside(catalog.WEIGHTS)],
             gpus=gpus,
             limits=Limits(wall_s=limit_s, grace_s=5.0, memory_bytes=memory_bytes),
         )

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
 from posttrainbench.pipeline.spec import RunSpec
-from posttrainbench.sandbox import Backend, get_backend
+from posttrainbench.sandbox import Backend, Capabilities, get_backend
 from posttrainbench.sandbox.probes import probe
 from posttrainbench.scaffolds import BACKGROUND_NOTE, Agent, launch, parse_agent, scaffold_of
 from posttrainbench.scratch import Scratch
@@ -122,6 +122,30 @@ def check_sandbox(backend: Backend) -> list[dict[str, Any]]:
             f"the sandbox is not safe on this machine: {first.name}: {first.detail}{fix}{more}", kind="sandbox"
         )
     return [asdict(check) for check in checks]
+
+
+def check_capabilities(spec: RunSpec, backend: Backend, gpus: Sequence[int]) -> Capabilities:
+    """See that the sandbox can enforce what the run asks for.
+
+    Raises:
+        ConfigurationError: it cannot; names the first thing that it lacks.
+        InfrastructureError: it is not installed.
+    """
+    has = backend.capabilities()
+    lacks = {
+        "a network of its own": not has.network_isolation,
+        f"GPU {list(gpus)} (is this machine set up for it?)": bool(gpus) and not has.gpus,
+        f"a memory limit of {spec.memory_gib} GiB": spec.memory_gib is not None and has.memory_limit == "none",
+        f"a disk limit of {spec.disk_gib} GiB": spec.disk_gib is not None and has.disk_limit == "none",
+        f"a limit of {spec.processes} processes": has.process_limit == "none",
+    }
+    for what, lacking in lacks.items():
+        if lacking:
+            raise ConfigurationError(
+                f"the sandbox {backend.name} cannot give the run {what}; see `ptb doctor --sandbox {backend.name}`, or "
+                "choose another one"
+            )
+    return has
 
 
 def check_results(root: Path, *, needed: int) -> None:
@@ -239,8 +263,8 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     gpus = _gpus(spec, machine)
     check_results(results, needed=4 * _model_bytes(model.base) + _DISK_RESERVE)
     backend = backend or get_backend(spec.sandbox, image=spec.image)
+    capabilities = asdict(check_capabilities(spec, backend, gpus))
     checks = check_sandbox(backend)
-    capabilities = asdict(backend.capabilities())
     image = None if spec.image is None else images.identity(backend.name, spec.image)
 
     started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

@@ -191,7 +191,7 @@ def evaluate_sandboxed(
             },
             ro=ro,
             rw={"/out": draft / "out"},
-            hide=[str(catalog.WEIGHTS)],
+            hide=[runtime.inside(catalog.WEIGHTS)],
             gpus=gpus,
             limits=Limits(wall_s=_LONGEST_S, grace_s=5.0, memory_bytes=memory_bytes),
         )

@@ -188,7 +188,7 @@ class _Starter:
     ) -> None:
         run, spec = context.run, context.spec
         self._context, self._door, self._trace, self._lines, self._tend = context, door, trace, lines, tend
-        self._hide = [str(catalog.WEIGHTS)]
+        self._hide = [context.backend.runtime().inside(catalog.WEIGHTS)]
         data = DataMounts()
         if spec.test_data == "sealed":
             self._hide += sealed.hidden(context.backend)

@@ -114,7 +114,9 @@ class Bubblewrap:
             except OSError as error:
                 raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
             undo.callback(sandbox.close)
-            return Supervision(spec, sandbox, group, self.means.memory, watched, free, on_output, cancelled).run(began)
+            in_memory = [path for path in command.TMPFS if path not in {**spec.ro, **spec.rw, **spec.caches}]
+            watch = Supervision(spec, sandbox, group, self.means.memory, in_memory, watched, free, on_output, cancelled)
+            return watch.run(began)
 
     def _prepare(self, spec: Spec, undo: contextlib.ExitStack) -> tuple[Plan, Group, list[Path], int]:
         """Check sources, hand over what is writable, make caches and control groups; see `Supervision` for the rest."""

@@ -49,8 +49,15 @@ class Layout:
     watched: tuple[Path, ...] = ()
     copies: tuple[Path, ...] = ()
 
+    @property
+    def in_memory(self) -> list[str]:
+        """Writable places that count as memory."""
+        return ["/dev/shm", *(mount.target for mount in self.mounts if mount.source is None and mount.writable)]
 
-def arrange(spec: Spec, *, runtime: Mapping[str, Path], door: Path, scratch: Scratch, user: User, memory: bool) -> Layout:
+
+def arrange(
+    spec: Spec, *, runtime: Mapping[str, Path], door: Path, scratch: Scratch, user: User, memory: bool
+) -> Layout:
     """Check a spec's sources and prepare everything that is mounted.
 
     Args:
@@ -65,7 +72,9 @@ def arrange(spec: Spec, *, runtime: Mapping[str, Path], door: Path, scratch: Scr
         ConfigurationError: the spec names paths that cannot be.
         InfrastructureError: no room, or no place for a mount point.
     """
-    ro = {path: staging.check_source(path, host) for path, host in {**runtime, **spec.ro}.items() if path not in spec.rw}
+    ro = {
+        path: staging.check_source(path, host) for path, host in {**runtime, **spec.ro}.items() if path not in spec.rw
+    }
     rw = {path: staging.check_source(path, host, writable=True) for path, host in spec.rw.items()}
     caches = {path: staging.check_source(path, host) for path, host in spec.caches.items()}
     copies = staging.copy_caches(scratch, caches)

@@ -11,7 +11,7 @@ End of file means that the harness is dead: it exits, and the kernel kills every
 that has ended leaves it waiting for that, so that the harness can read the container's counters before they vanish.
 """
 
-# ruff: noqa: PTH103, PTH107, PTH120, PTH123
+# ruff: noqa: PTH103, PTH120, PTH123
 # pathlib would be most of the time that this program takes to start.
 
 import contextlib
@@ -54,7 +54,7 @@ def _hello() -> bytes:
     seen = {
         "pid": os.getpid(),
         "uid": os.getuid(),
-        "namespaces": {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net", "ipc", "mnt")},
+        "namespaces": {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net", "ipc", "mnt")},  # noqa: PTH115
         "interfaces": [name for _, name in socket.if_nameindex()],
         "capabilities": int(status["CapPrm"], 16) | int(status["CapEff"], 16),
         "python": list(sys.version_info[:2]),

@@ -17,7 +17,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,7 +202,9 @@ def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
             os.close(output_writer)
         word = _hear(control, process, said)
         if word != b"ready":
-            raise InfrastructureError(f"the sandbox could not be set up: {word.decode(errors='replace')}; see ptb doctor")
+            raise InfrastructureError(
+                f"the sandbox could not be set up: {word.decode(errors='replace')}; see ptb doctor"
+            )
         undo.pop_all()
     namespace = str(hello["namespaces"]["pid"])
     return ContainerSandbox(process, control, output, init, pidfd, namespace, EngineGroup(init), order.remove)
@@ -239,7 +240,9 @@ def _connected(process: subprocess.Popen[bytes], listener: socket.socket, said: 
         return listener.accept()[0]
     if not ready:
         raise InfrastructureError(f"the sandbox could not be set up: not ready after {_SETUP_S:.0f} s; {_said(said)}")
-    raise InfrastructureError(f"the sandbox could not be set up: {_said(said) or f'status {process.wait()}'}; see ptb doctor")
+    raise InfrastructureError(
+        f"the sandbox could not be set up: {_said(said) or f'status {process.wait()}'}; see ptb doctor"
+    )
 
 
 def _said(file: IO[bytes]) -> str:
@@ -262,7 +265,9 @@ def _peer(control: socket.socket, user: User) -> int:
             "container that the harness may be in"
         )
     if uid != user.host or uid == 0:
-        raise InfrastructureError(f"the container's processes are user {uid} of this machine, not {user.host} as ordered")
+        raise InfrastructureError(
+            f"the container's processes are user {uid} of this machine, not {user.host} as ordered"
+        )
     return int(pid)
 
 

@@ -19,7 +19,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
@@ -50,6 +49,7 @@ class Engine:
         options: global options that this machine needs.
         memory: word for `Capabilities.memory_limit`.
         processes: word for `Capabilities.process_limit`.
+        slow_storage: what makes every start copy the image, if anything does.
         gpus: whether it is set up to pass GPUs through.
         remapped: whether its containers' users are others on the host unless told not to be.
     """
@@ -59,6 +59,7 @@ class Engine:
     options: tuple[str, ...] = ()
     memory: str = "watchdog"
     processes: str = "rlimit"
+    slow_storage: str = ""
     gpus: bool = False
     remapped: bool = False
 
@@ -114,6 +115,7 @@ class ContainerBackend(ABC):
     program: str
     install: str  # what to do where the program is missing
     kept: tuple[str, ...] = ()  # variables of ours that the engine needs to find its own
+    faster = ""  # what to do about slow storage
     in_memory = True  # whether it can give writable places in memory
 
     def __init__(self, image: str | None = None) -> None:
@@ -140,8 +142,21 @@ class ContainerBackend(ABC):
     def argv(self, container: Container) -> list[str]:
         """The engine's command line."""
 
+    @abstractmethod
     def forget(self, name: str) -> None:
         """Make the engine remove a container, in whatever state; raises nothing."""
+
+    def tell(self, *arguments: str) -> None:
+        """Give the engine an order whose failure changes nothing; raises nothing."""
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(
+                [self.engine.path, *self.engine.options, *arguments],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_ANSWER_S,
+                check=False,
+            )
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -175,8 +190,8 @@ class ContainerBackend(ABC):
         """The image's own Python if it has a label that says so, with our package; else this machine's, bound in."""
         own = self.image.labels.get(PYTHON_LABEL)
         if own:
-            return Runtime(executable=own, ro={PACKAGE_INSIDE: PACKAGE}, package=PACKAGE_INSIDE, image=self.image.id)
-        return Runtime(executable=sys.executable, ro=python_runtime(image=True), image=self.image.id)
+            return Runtime(executable=own, ro={PACKAGE_INSIDE: PACKAGE}, package=PACKAGE_INSIDE)
+        return Runtime(executable=sys.executable, ro=python_runtime(image=True))
 
     def capabilities(self) -> Capabilities:
         """What can be enforced on this machine."""
@@ -196,12 +211,15 @@ class ContainerBackend(ABC):
             checks.append(Check(name=self.name, ok=True, detail=f"{self.engine.path} {self.engine.version}"))
             own = self.runtime().executable if PYTHON_LABEL in self.image.labels else "this machine's, bound in"
             checks.append(Check(name="image", ok=True, detail=f"{self._name} {self.image.id[:19]}, Python: {own}"))
+            if self.engine.slow_storage:
+                slow, fix = f"storage driver {self.engine.slow_storage}: every start copies the image", self.faster
+                checks.append(Check(name="storage", ok=False, required=False, detail=slow, fix=fix))
             result = self.run(Spec(argv=["true"], limits=Limits(wall_s=60, grace_s=0)))
             detail = f"a container starts and ends in {result.wall_s * 1000:.0f} ms"
             checks.append(Check(name="containers", ok=result.returncode == 0, detail=detail))
         except (InfrastructureError, ConfigurationError) as error:
             detail, _, fix = str(error).rpartition(": ")
-            name = (self.name, "image", "containers")[len(checks)]
+            name = (self.name, "image", "containers")[min(len(checks), 2)]
             checks.append(Check(name=name, ok=False, detail=detail or fix, fix=fix if detail else ""))
         return checks
 
@@ -247,8 +265,17 @@ class ContainerBackend(ABC):
                 raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
             undo.callback(sandbox.close)
             free = disk_usage(layout.copies)  # of a cache only changes count
-            counters = group or sandbox.counters
-            watch = Supervision(spec, sandbox, counters, self.engine.memory, layout.watched, free, on_output, cancelled)
+            watch = Supervision(
+                spec,
+                sandbox,
+                group or sandbox.counters,
+                self.engine.memory,
+                layout.in_memory,
+                layout.watched,
+                free,
+                on_output,
+                cancelled,
+            )
             result = watch.run(began)
         return replace(result, wall_s=time.monotonic() - began)
 
@@ -319,7 +346,9 @@ class ContainerBackend(ABC):
         try:
             return json.loads(answer)
         except ValueError as error:
-            raise InfrastructureError(f"{self.program} {arguments[0]} does not answer in JSON: {self.install}") from error
+            raise InfrastructureError(
+                f"{self.program} {arguments[0]} does not answer in JSON: {self.install}"
+            ) from error
 
 
 def _links(layout: Layout, scratch: Scratch) -> dict[str, str]:

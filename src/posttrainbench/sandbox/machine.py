@@ -59,6 +59,9 @@ def machine_checks(backend: Backend) -> list[Check]:
     has = backend.capabilities()
     cgroup_fix = "start the harness with: systemd-run --user --scope -p Delegate=yes ptb ..."
     groups = has.memory_limit.startswith("cgroup")
+    own = backend.name == "bubblewrap"
+    if not own:
+        cgroup_fix = "use control groups of version 2 with systemd, or run the engine as root"
     free = shutil.disk_usage(tempfile.gettempdir()).free
     memory = _memory_available()
     return [
@@ -73,10 +76,12 @@ def machine_checks(backend: Backend) -> list[Check]:
         Check(name="disk limit", ok=True, required=False, detail=f"{has.disk_limit}: looks about once a second"),
         Check(
             name="caches",
-            ok=has.caches == "overlay",
+            ok=has.caches == "overlay" or not own,
             required=False,
             detail=has.caches,
-            fix="" if has.caches == "overlay" else "install bubblewrap 0.11 or later, else each run copies its caches",
+            fix=""
+            if not own or has.caches == "overlay"
+            else "install bubblewrap 0.11 or later, else each run copies its caches",
         ),
         Check(
             name="disk space",

@@ -123,13 +123,11 @@ class Runtime:
         executable: its path inside.
         ro: binds that it needs, for `Spec.ro`; only the harness's own package where the sandbox's image brings the rest.
         package: directory of the `posttrainbench` package inside.
-        image: immutable identity of the image, where there is one.
     """
 
     executable: str
     ro: Mapping[str, Path] = field(default_factory=dict)
     package: str = str(PACKAGE)
-    image: str | None = None
 
     def inside(self, path: Path) -> str:
         """Where a file of the package is found inside.

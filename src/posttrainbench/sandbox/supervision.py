@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from posttrainbench.sandbox import command, processes
+from posttrainbench.sandbox import processes
 from posttrainbench.sandbox.spec import Reason, Result, Spec
 from posttrainbench.sandbox.watchdog import DiskWatch, MemoryWatch
 
@@ -72,6 +72,7 @@ class Supervision:
         sandbox: Started,
         group: Counters,
         memory: str,
+        in_memory: Sequence[str],
         watched: Sequence[Path],
         free: int,
         on_output: Callable[[bytes], None] | None,
@@ -84,6 +85,7 @@ class Supervision:
             sandbox: where it runs, at its gate.
             group: what the kernel counts.
             memory: word of `Capabilities.memory_limit`; with `watchdog` memory is measured here.
+            in_memory: inside paths of file systems in memory, for that.
             watched: host directories whose size is limited.
             free: bytes in them that do not count.
             on_output: see `Backend.run`.
@@ -97,8 +99,7 @@ class Supervision:
             self._disk = DiskWatch(watched, limits.disk_bytes, sandbox.namespace, free=free)
         self._memory: MemoryWatch | None = None
         if memory == "watchdog" and limits.memory_bytes is not None:
-            tmpfs = [path for path in command.TMPFS if path not in {**spec.ro, **spec.rw, **spec.caches}]
-            self._memory = MemoryWatch(sandbox.namespace, sandbox.init, limits.memory_bytes, tmpfs)
+            self._memory = MemoryWatch(sandbox.namespace, sandbox.init, limits.memory_bytes, in_memory)
         self._poll = select.poll()
         for descriptor in (sandbox.output, sandbox.end):
             self._poll.register(descriptor, select.POLLIN)
