@@ -118,7 +118,9 @@ class HTCondor:
             # without the unit HTCondor reads MiB for memory and KiB for disk
             f"request_memory = {int(self._settings.get('memory_gib', 1) * 1024)}M",
             f"request_disk = {int(self._settings.get('disk_gib', 1) * 1024)}M",
-            f"allowed_execute_duration = {seconds}",
+            # not allowed_execute_duration: it is never kept for a job that begins in the second in which its shadow was born
+            # (`beganExecuting > birthday` in user_job_policy.cpp, 23.9), as jobs without file transfer do
+            f"allowed_job_duration = {seconds}",
             "kill_sig = SIGTERM",
             f"job_max_vacate_time = {_GRACE_S}",
             "stream_output = True",
@@ -232,7 +234,7 @@ def in_job() -> dict[str, str]:
 
 def at_limit() -> bool:
     """Whether the job that this process is in has run for as long as it may: then it is held, after a SIGTERM."""
-    allowed = _ad().get("AllowedExecuteDuration", "")
+    allowed = _ad().get("AllowedJobDuration", "")
     return allowed.isdigit() and _age_s() > int(allowed) - _SLACK_S
 
 
