@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from posttrainbench.gateway.context import say
 from posttrainbench.gateway.interceptor.channel import Channel, Message, pair
 from posttrainbench.gateway.web_config import WebConfig
-from posttrainbench.gateway.web_messages import Record, refusal_text
+from posttrainbench.gateway.web_messages import COPY, Record, refusal_text
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 from posttrainbench.gateway.web_policy import Policy
 from posttrainbench.gateway.web_requests import check_request, read_target
@@ -38,7 +38,6 @@ _DEATHS, _WINDOW_S = 20, 600.0
 _COPIES = 1000
 _MORE_CONNECTIONS = 64
 _OTHER_PROTOCOL = re.compile(r"HTTP/(1\.[01]|2(\.0)?)")
-COPY = "This file has the content of a test file of the benchmark that this run is about, whatever its name and place."
 DOWN = "The part of the gateway that looks into tunnels has failed; there is no https now. Try again in a minute."
 
 

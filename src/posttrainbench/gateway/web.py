@@ -12,6 +12,7 @@ import socket
 import time
 from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,11 +20,12 @@ from posttrainbench.errors import PTBError
 from posttrainbench.gateway.intercept import Interceptor
 from posttrainbench.gateway.web_addresses import Resolver, system_resolver
 from posttrainbench.gateway.web_config import WebConfig
-from posttrainbench.gateway.web_http import PIECE, Head, body, body_length, encode, end_to_end, malformed, read_head
+from posttrainbench.gateway.web_fetch import relay_answer
+from posttrainbench.gateway.web_http import PIECE, Head, body, body_length, malformed, read_head
 from posttrainbench.gateway.web_messages import Record, outgoing, read_url, refusal, same_host, text_of
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority, parse_host
 from posttrainbench.gateway.web_policy import Rule
-from posttrainbench.gateway.web_relay import detach, take_over
+from posttrainbench.gateway.web_relay import detach, relay, send, take_over
 from posttrainbench.gateway.web_requests import check_request, read_target
 from posttrainbench.gateway.web_tls import ALERT_ACCESS_DENIED, ALERT_UNRECOGNISED_NAME, NotTLS, read_hello
 from posttrainbench.gateway.web_upstream import BUFFER, Connector, MachineProxy, Upstream, close
@@ -78,6 +80,7 @@ class Door:
         proxy = None if context.secrets.proxy is None else MachineProxy.parse(context.secrets.proxy)
         self.connector = Connector(limit_s=self.config.connect_s, proxy=proxy, resolver=resolver)
         self.own = _gateway_rule(context)
+        self.known = frozenset(self.config.known)
         self.pinned: set[Host] = set()
         self.interceptor = None
         if self.config.tls == "intercept":
@@ -139,13 +142,28 @@ class Door:
             if self.interceptor is not None and not self._left_alone(host, record):
                 await self._intercept(self.interceptor, host, first, reader, writer, upstream, record)
                 return
-            upstream.writer.write(first)
-            record.up += len(first)
-            await self._both(
-                record, _pump(reader, upstream.writer, record, "up"), _pump(upstream.reader, writer, record, "down")
-            )
+            await self._pass_on(first, reader, writer, upstream, record)
         finally:
             await close(upstream.writer)
+
+    async def _pass_on(
+        self, first: bytes, reader: StreamReader, writer: StreamWriter, upstream: Upstream, record: Record
+    ) -> None:
+        """Move bytes both ways, unseen."""
+        if upstream.tls:  # a proxy of the machine that is itself spoken to in TLS
+            upstream.writer.write(first)
+            record.up += len(first)
+            pumps = _pump(reader, upstream.writer, record, "up"), _pump(upstream.reader, writer, record, "down")
+            await self._both(record, *pumps)
+            return
+        client, early = await take_over(reader, writer)
+        with client:
+            server, spoken = await take_over(upstream.reader, upstream.writer)
+            up, down = partial(record.moved, "up"), partial(record.moved, "down")
+            with server:
+                begun = asyncio.gather(send(server, first + early, up), send(client, spoken, down))
+                await asyncio.wait_for(begun, self.config.idle_s)
+                await self._both(record, relay(client, server, up), relay(server, client, down))
 
     def _left_alone(self, host: Host, record: Record) -> bool:
         """Whether a tunnel is passed on as it is in spite of the run's wish to look into tunnels."""
@@ -226,7 +244,7 @@ class Door:
         try:
             upstream.writer.write(outgoing(head, host, port, path, length, upstream))
             sending = self._send(body(reader, length), upstream.writer, record)
-            await self._both(record, sending, self._relay_answer(head, upstream, writer, record), last=1)
+            await self._both(record, sending, relay_answer(head, upstream, writer, record, self.known), last=1)
         finally:
             await close(upstream.writer)
 
@@ -238,36 +256,6 @@ class Door:
         async for piece in pieces:
             await _write(writer, piece, record, "up")
         await writer.drain()
-
-    async def _relay_answer(self, request: Head, upstream: Upstream, writer: StreamWriter, record: Record) -> None:
-        try:
-            while True:
-                head = await read_head(upstream.reader, response=True)
-                status = int(head.line[1])
-                if status >= 200 or status == 101:
-                    break
-                writer.write(encode(b" ".join(head.line), end_to_end(head.headers)))
-                record.answering = True
-        except EOFError:
-            raise Refused("no-answer", "The server closed the connection without an answer.", status=502) from None
-        except Refused as error:
-            raise Refused("no-answer", f"The server's answer cannot be used. {error.message}", status=502) from None
-        if status == 101:
-            raise malformed("the server changes to another protocol, unasked", status=502)
-        record.answering, record.status = True, status
-        kept = end_to_end(head.headers, keep=frozenset((b"content-length", b"transfer-encoding", b"trailer")))
-        writer.write(encode(b" ".join(head.line), [*kept, (b"Connection", b"close")]))
-        if request.line[0] == b"HEAD" or status in (204, 304):
-            return
-        lengths = head.all(b"content-length")
-        chunked = bool(head.all(b"transfer-encoding"))
-        left = int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() and not chunked else None
-        while left is None or left > 0:
-            piece = await upstream.reader.read(BUFFER if left is None else min(left, BUFFER))
-            if not piece:
-                break
-            left = None if left is None else left - len(piece)
-            await _write(writer, piece, record, "down")
 
     # both
 
@@ -357,8 +345,7 @@ def _gateway_rule(context: Context) -> Rule:
 
 async def _write(writer: StreamWriter, piece: bytes, record: Record, count: str) -> None:
     writer.write(piece)
-    record.touched = time.monotonic()
-    setattr(record, count, getattr(record, count) + len(piece))
+    record.moved(count, len(piece))
     await writer.drain()
 
 

@@ -11,6 +11,7 @@ from posttrainbench.gateway.web_http import Head, encode, end_to_end, malformed
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 from posttrainbench.gateway.web_upstream import Upstream
 
+COPY = "This file has the content of a test file of the benchmark that this run is about, whatever its name and place."
 _LONGEST_FIELD = 300
 _ONLY_WHERE_SEEN = ("query", "http", "range", "sha256")
 _REASONS = {
@@ -55,6 +56,11 @@ class Record:
         self.answering = False
         # requests within a tunnel that have lines of their own
         self.requests = 0
+
+    def moved(self, count: str, size: int) -> None:
+        """Bytes have gone `up` or `down`."""
+        self.touched = time.monotonic()
+        setattr(self, count, getattr(self, count) + size)
 
     def fields(self) -> dict[str, Any]:
         """For the log; nothing longer than an agent may make it."""

@@ -69,6 +69,11 @@ class Upstream:
     address: str
     proxy: MachineProxy | None = None
 
+    @property
+    def tls(self) -> bool:
+        """Whether the connection itself is TLS, as to some proxies."""
+        return self.writer.get_extra_info("ssl_object") is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Connector:

@@ -16,6 +16,8 @@ LARGEST = 256 * 2**20
 """Bytes of a file that is looked at: no known copy is larger, and hashing would only slow what is."""
 LARGEST_ARCHIVE = 64 * 2**20
 """Bytes of a packed file that is unpacked to look at its members: unpacking takes 3 to 10 ms per MB."""
+STREAMED_TYPES = ("text/event-stream", "application/x-ndjson", "application/grpc")
+"""Content types of answers that come as things happen: nothing of them may be kept back."""
 _UNPACKED = 512 * 2**20
 _PIECE = 2**18
 _DEPTH = 2

@@ -322,9 +322,9 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
             size=length,
             encoding=response.headers.get("content-encoding", ""),
             decoders=self.engine.decoders,
-            part=response.status_code == 206,
+            part=response.status_code == 206 or _is_streamed(response),
         )
-        if self.engine.known and length is not None and length <= _BUFFERED:
+        if self.engine.known and not look.idle and length is not None and length <= _BUFFERED:
             return  # read whole; `_response` looks at it
         held = b""
 
@@ -397,6 +397,11 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
                 "error": error,
             }
         )
+
+
+def _is_streamed(response: http.Response) -> bool:
+    kind: str = response.headers.get("content-type", "")
+    return kind.lower().startswith(content.STREAMED_TYPES)
 
 
 def _page(status: int, text: str, rule: str) -> http.Response:
