@@ -36,6 +36,7 @@ def doctor(context: click.Context, sandbox: str, image: str | None, as_json: boo
     with contextlib.suppress(PTBError):  # no engine: said above
         has = backend.capabilities()
         checks += machine_checks(backend)
+    checks.append(_web_tls())
     fit = all(check.ok for check in checks if check.required)
     if as_json:
         report = {
@@ -51,6 +52,17 @@ def doctor(context: click.Context, sandbox: str, image: str | None, as_json: boo
             click.echo(_line(check, width))
         click.echo("This machine is fit for runs." if fit else "This machine is not fit for runs: mend what says FAIL.")
     context.exit(0 if fit else 2)
+
+
+def _web_tls() -> Check:
+    """Whether the web door could look into TLS; only runs with `--web-tls intercept` need that."""
+    from posttrainbench.gateway import intercept_install
+
+    found = intercept_install.installed()
+    detail = (
+        f"mitmproxy {found.version} in {found.path}" if found else "mitmproxy is not installed: no --web-tls intercept"
+    )
+    return Check(name="web door, TLS", ok=found is not None, detail=detail, fix="ptb doors install", required=False)
 
 
 def _line(check: Check, width: int) -> str:

@@ -54,6 +54,13 @@ def _environment(context: click.Context, parameter: click.Parameter, value: tupl
     "--network",
     help="Web door: closed, guarded, open or FILE.toml. [default: guarded for CLIs, closed for scripted agents]",
 )
+@click.option(
+    "--web-tls",
+    type=click.Choice(["passthrough", "intercept"]),
+    default="passthrough",
+    show_default=True,
+    help="Pass https on, or look into it at the web door: needs `ptb doors install`.",
+)
 @click.option("--budget-tokens", type=int, help="Tokens that the agent's model calls may use. [default: no limit]")
 @click.option("--budget-usd", type=float, help="US dollars that they may cost at list prices. [default: no limit]")
 @click.option(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.pipeline import web_tls
 from posttrainbench.pipeline.ending import Ending
 from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.scaffolds import Agent, scaffold_of
@@ -35,7 +36,7 @@ def default_network(agent: Agent) -> str:
     return "guarded" if agent.provider else CLOSED
 
 
-def describe(agent: Agent, network: str) -> str:
+def describe(agent: Agent, network: str, *, tls: str = "passthrough") -> str:
     """The network in the words of the prompt."""
     own = " Your own program talks with its model through a proxy; nothing else may use that." if agent.provider else ""
     if network == CLOSED:
@@ -47,9 +48,10 @@ def describe(agent: Agent, network: str) -> str:
         "guarded": "guarded: package indexes, model hubs and most sites work, those that would break the rules below do not",
     }.get(network, "limited to a list of hosts")
     hub = "" if load_policy(network).hub == CLOSED else " The model hub's libraries find it by HF_ENDPOINT."
+    opened = " It opens https with a certificate of its own, which SSL_CERT_FILE holds." if tls == "intercept" else ""
     return (
         f"{rules}. Connections go through the proxy that HTTP_PROXY and HTTPS_PROXY name; every request is logged, and a "
-        f"refusal says why.{hub}{own}"
+        f"refusal says why.{opened}{hub}{own}"
     )
 
 
@@ -74,6 +76,7 @@ def resolve_outside(
     """What the run's gateway is told, from the host's environment."""
     if not agent.provider and (spec.budget_tokens or spec.budget_usd or spec.server_tools):
         raise ConfigurationError(f"agent {agent.name} calls no model: it takes no budget and no server tools")
+    web_tls.check(spec, closed=network == CLOSED)
     sealed = spec.test_data == "sealed"
     # with sealed test data the agent has no questions to answer, and the harness has them graded
     graded = is_graded(benchmark, spec) and not sealed
@@ -82,7 +85,6 @@ def resolve_outside(
     # here: a run without a gateway need not import it
     from posttrainbench.gateway import Budget, Request, resolve
     from posttrainbench.gateway.grading_config import grader_settings
-    from posttrainbench.gateway.web_config import WebConfig
     from posttrainbench.gateway.web_policy import load_policy
 
     hub, hub_token = None, None
@@ -98,7 +100,7 @@ def resolve_outside(
         budget=Budget(tokens=spec.budget_tokens, usd=spec.budget_usd),
         server_tools=spec.server_tools,
         limits=_limits(os.environ),
-        web=None if network == CLOSED else WebConfig(policy=network).to_json(),
+        web=None if network == CLOSED else web_tls.settings(spec, benchmark, network, hub),
         grader=grader,
         grader_secrets=grader_secrets,
         hub=hub,
@@ -306,6 +308,11 @@ def opened(context: Context) -> Iterator[Door]:
 
     directory = context.run.path / "gateway"
     _set_aside(directory)
+    certificates: dict[str, str] = {}
+    if context.spec.web_tls == web_tls.INTERCEPT and resolved.config.web is not None:
+        authority = web_tls.authority(context.run.path.name)
+        resolved = replace(resolved, secrets=replace(resolved.secrets, authority=authority))
+        certificates = web_tls.hand_over(context.run.job.control, authority["certificate"])
     with Gateway(resolved.config, resolved.secrets, directory) as gateway:
         yield Door(
             token=resolved.secrets.token,
@@ -315,7 +322,8 @@ def opened(context: Context) -> Iterator[Door]:
                 hub=resolved.config.hub is not None,
                 sealed=resolved.config.sealed is not None,
                 token=resolved.secrets.token,
-            ),
+            )
+            | certificates,
             listeners={PORT: _adopter(gateway)},
             secret_values=[value for value in resolved.secrets.values() if value != resolved.secrets.token],
             gateway=gateway,

@@ -278,7 +278,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         benchmark=benchmark,
         hours=spec.hours,
         hardware=machine.describe(gpus=gpus),
-        network=outside.describe(agent, network),
+        network=outside.describe(agent, network, tls=spec.web_tls),
         sealed=None if gateway is None or gateway.sealed is None else SealedConfig.from_json(gateway.sealed),
         notes=(BACKGROUND_NOTE,) if agent.provider else (),
     )
@@ -294,7 +294,9 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "agent": agent_record(agent),
         "base_model": model_record(model),
         "benchmark": benchmark.id,
-        "protocol": protocol.describe(network=network, test_data=spec.test_data, test_feedback=spec.test_feedback),
+        "protocol": protocol.describe(
+            network=network, web_tls=spec.web_tls, test_data=spec.test_data, test_feedback=spec.test_feedback
+        ),
         "gateway": None if gateway is None else gateway.to_json(),
         "provenance": provenance(),
         "hardware": machine.as_json(),

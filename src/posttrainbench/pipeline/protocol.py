@@ -16,11 +16,14 @@ anew.
 """
 
 
-def describe(*, network: str, test_data: str = "visible", test_feedback: str = "score") -> dict[str, Any]:
+def describe(
+    *, network: str, web_tls: str = "passthrough", test_data: str = "visible", test_feedback: str = "score"
+) -> dict[str, Any]:
     """The protocol as recorded with every run.
 
     Args:
         network: the policy of the web door.
+        web_tls: whether the door looks into TLS (`intercept`) or passes it on.
         test_data: whether the agent has the test items (`visible`) or not (`sealed`).
         test_feedback: what it is told of sealed evaluations.
     """
@@ -29,6 +32,7 @@ def describe(*, network: str, test_data: str = "visible", test_feedback: str = "
         "primary_scorer": "strict",
         "fallback": {"flagged": "base score", "no_submission": "base score", "unloadable": "base score"},
         "network": Path(network).name,
+        "web_tls": None if network == "closed" else web_tls,
         "local_teachers": LOCAL_TEACHERS,
         "test_data": test_data if test_data == "visible" else f"{test_data} ({test_feedback})",
     }

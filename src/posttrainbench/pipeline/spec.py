@@ -32,6 +32,7 @@ class RunSpec:
         subscription: the gateway injects a login of the host's instead of an API key.
         agent_env: extra environment of the agent.
         network: policy of the web door: `closed`, `guarded`, `open` or a TOML file; `None` for the agent's default.
+        web_tls: `intercept` to look into https at the web door, `passthrough` to pass it on (docs/web.md).
         budget_tokens: tokens that the agent's model calls may use; `None` for no limit.
         budget_usd: the same in US dollars at list prices.
         server_tools: tools that run at the model's provider and that the agent may use, such as `web_search`.
@@ -66,6 +67,7 @@ class RunSpec:
     subscription: bool = False
     agent_env: Mapping[str, str] = field(default_factory=dict)
     network: str | None = None
+    web_tls: str = "passthrough"
     budget_tokens: int | None = None
     budget_usd: float | None = None
     server_tools: tuple[str, ...] = ()
@@ -107,6 +109,8 @@ class RunSpec:
             if amount is not None and not (math.isfinite(amount) and amount > 0):
                 raise ConfigurationError(f"{option} {amount:g} cannot be; give a number > 0")
         self._check_test_data()
+        if self.web_tls not in ("passthrough", "intercept"):
+            raise ConfigurationError(f"--web-tls is to be passthrough or intercept, not {self.web_tls!r}")
         if self.processes < 16:
             raise ConfigurationError(f"--processes {self.processes} cannot be; an agent needs at least 16")
 
