@@ -242,10 +242,11 @@ class SweepDirectory:
         directory = cls(sweep.root)
         cells = {cell.key: cell.as_json() for cell in sweep.cells}
         if directory.plan_file.exists():
-            before = cls.open(sweep.root).plan["cells"]
+            opened = cls.open(sweep.root)
+            before = opened.plan["cells"]
             for key, cell in cells.items():
-                # through JSON, as the earlier one was: tuples are lists there
-                if key in before and before[key] != json.loads(json.dumps(cell)):
+                # through JSON, as the earlier one was: tuples are lists there. Read, because a newer version has more options
+                if key in before and opened.cells[key] != Cell.from_json(json.loads(json.dumps(cell))):
                     raise ConfigurationError(
                         f"the sweep {sweep.root} was started with other settings for {key}; give the changed one a new name"
                     )
