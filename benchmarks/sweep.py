@@ -2,9 +2,10 @@
 
     python benchmarks/sweep.py [--cells 1000] [--latency 8]
 
-Plan (read and check the file, price it), start (preflight, freeze, submit arrays), status refresh, and planning for 10,000
-cells as a ratio to 1,000. The cluster's nodes are made busy first, so that the jobs only wait. Then, on idle nodes, the time
-from the submission of one empty cell to its committed result, against bare `sbatch` of the same `run-cell` command.
+Plan (read and check the file, price it), start (preflight, freeze, submit arrays) and status refresh, without and with
+evaluation jobs of their own (`launcher.split`), and planning for 10,000 cells as a ratio to 1,000. The cluster's nodes are
+made busy first, so that the jobs only wait. Then, on idle nodes, the time from the submission of one empty cell to its
+committed result, against bare `sbatch` of the same `run-cell` command.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def timed(what: str, work: Callable[[], Any]) -> tuple[float, Any]:
     return seconds, value
 
 
-def write(place: Path, *, cells: int, name: str, kind: str = "slurm") -> Path:
+def write(place: Path, *, cells: int, name: str, launcher: str = 'kind = "slurm"') -> Path:
     """A sweep file of four agents and `cells` cells."""
     agents = ", ".join(f'"scripted:agent{number}.py"' for number in range(4))
     for number in range(4):
@@ -51,7 +52,7 @@ def write(place: Path, *, cells: int, name: str, kind: str = "slurm") -> Path:
     path = place / f"{name}.toml"
     path.write_text(
         f'name = "{name}"\nagents = [{agents}]\nbase_models = ["ptb-tiny-base"]\nbenchmarks = ["smoke-math"]\n'
-        f'repeats = {max(1, cells // 4)}\n[run]\nhours = 0.01\ngpus = 0\n[launcher]\nkind = "{kind}"\n'
+        f"repeats = {max(1, cells // 4)}\n[run]\nhours = 0.01\ngpus = 0\n[launcher]\n{launcher}\n"
     )
     return path
 
@@ -70,10 +71,11 @@ def cluster() -> Iterator[slurm_lab.Lab]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def submission(place: Path, cells: int) -> None:
+def submission(place: Path, cells: int, *, split: bool) -> None:
     """Plan, start, status."""
-    print(f"{cells} cells on Slurm")
-    file = write(place, cells=cells, name="many")
+    print(f"{cells} cells on Slurm" + (", evaluation in jobs of their own" if split else ""))
+    launcher = f'kind = "slurm"\nsplit = {str(split).lower()}'
+    file = write(place, cells=cells, name="split" if split else "many", launcher=launcher)
     plan_s, sweep = timed("read and check the sweep file", lambda: load(file))
     price_s, _ = timed("price it (ptb sweep plan)", lambda: describe(sweep))
     check_s, found = timed("preflight of the starting machine", lambda: problems(sweep))
@@ -97,7 +99,7 @@ def growth(place: Path) -> None:
     print("planning")
     seconds = {}
     for cells in (1000, 10_000):
-        file = write(place, cells=cells, name=f"plan{cells}", kind="local")
+        file = write(place, cells=cells, name=f"plan{cells}", launcher='kind = "local"')
 
         def work(file: Path = file) -> None:
             sweep = load(file)
@@ -146,7 +148,8 @@ def main() -> None:
         growth(place)
         busy = ["sbatch", "-o", "/dev/null", f"--array=0-{len(lab.nodes) - 1}", "--wrap", "exec sleep 600"]
         subprocess.run(busy, check=True, capture_output=True)
-        submission(place, options.cells)
+        for split in (False, True):
+            submission(place, options.cells, split=split)
         subprocess.run(["scancel", "--me"], check=True)
         while lab.idle() < len(lab.nodes):
             time.sleep(0.1)

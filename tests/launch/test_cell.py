@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from posttrainbench.launch import cell as cells
 from posttrainbench.launch import driver
 from posttrainbench.launch.cell import Outcome, Place, run_cell
 from posttrainbench.launch.gpus import given_gpus
+from posttrainbench.launch.launcher import Part
 from posttrainbench.launch.node import examine, preflight
+from posttrainbench.launch.status import cell_status
 from posttrainbench.launch.store import SweepDirectory
 from posttrainbench.launch.sweepfile import load
 from posttrainbench.pipeline import run as pipeline
 from posttrainbench.pipeline.context import Context
+from posttrainbench.pipeline.run_dir import RunDirectory
 from posttrainbench.sandbox.gpu import device_minors
-from tests.launch.support import Lab, text_of
+from tests.launch.support import SHARED, Lab, text_of
 
 
 @pytest.fixture
@@ -80,6 +84,47 @@ def test_an_interrupted_agent_gets_a_new_run(sweep: SweepDirectory, monkeypatch:
     assert (last["engine"]["node"], last["engines_before"], last["sweep"]["attempt"]) == ("b", [], 2)
     assert run_cell(sweep, key, Place()) is Outcome.DONE
     assert sum(event["event"] == "started" for event in sweep.cell(key).events()) == 2
+
+
+def test_a_cell_in_two_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part may be started at any time, and again: it does what is its own to do, once."""
+    monkeypatch.setattr(cells, "wait_before", lambda policy, failed: 0.0)
+    shutil.copyfile(SHARED / "half_model.py", lab.place / "half_model.py")
+    lab.write(text_of({"half_model.py": 1}))
+    sweep = SweepDirectory.create(load(lab.place / "s.toml"))
+    [key] = sweep.cells
+    cell = sweep.cell(key)
+    agent = Place(part=Part.AGENT, engine={"node": "a"}, memory_bytes=4 * 2**30)
+    evaluation = Place(part=Part.EVALUATION, engine={"node": "b"}, memory_bytes=2**30)
+    assert run_cell(sweep, key, evaluation) is Outcome.NOTHING
+    fail(monkeypatch, "collect", times=1, error=InfrastructureError("a hiccup"))
+    assert run_cell(sweep, key, agent) is Outcome.COLLECTED
+    assert cell_status(cell, None).stage == "evaluation"
+    told = [event["event"] for event in cell.events()]
+    assert told == ["started", "failed", "started", "collected"]
+    assert run_cell(sweep, key, agent) is Outcome.COLLECTED
+    assert len(cell.events()) == 4
+    fail(monkeypatch, "audit", times=2, error=InfrastructureError("a hiccup"))
+    assert run_cell(sweep, key, evaluation) is Outcome.FAILED
+    assert driver.retry(sweep, [], states=["infra_error"]) == [key]
+    assert run_cell(sweep, key, agent) is Outcome.COLLECTED
+    assert run_cell(sweep, key, evaluation) is Outcome.DONE
+    assert run_cell(sweep, key, evaluation) is Outcome.DONE
+    assert run_cell(sweep, key, agent) is Outcome.DONE
+    assert json.loads((cell.result / "result.json").read_text())["status"] == "unloadable"
+    last = record(sweep, key)
+    assert [engine["node"] for engine in (*last["engines_before"], last["engine"])] == ["a", "a", "b", "b", "b"]
+    assert last["limits"]["memory_bytes"] == int(2.6 * 2**30)  # of 4 GiB, less what the harness needs
+    assert Context(run=RunDirectory(cell.result), memory_here=evaluation.share).memory_bytes == 2**29
+
+
+def test_a_cell_with_nothing_to_evaluate_ends_where_its_agent_was(sweep: SweepDirectory) -> None:
+    """Why there is no submission may be a reason to let the agent work again, and that needs its GPUs."""
+    [key] = sweep.cells
+    assert run_cell(sweep, key, Place(part=Part.AGENT)) is Outcome.DONE
+    assert run_cell(sweep, key, Place(part=Part.EVALUATION)) is Outcome.DONE
+    assert json.loads((sweep.root / key / "result.json").read_text())["status"] == "no_submission"
+    assert record(sweep, key)["engines_before"] == []
 
 
 @pytest.mark.parametrize(
