@@ -245,7 +245,7 @@ class SweepDirectory:
             opened = cls.open(sweep.root)
             before = opened.plan["cells"]
             for key, cell in cells.items():
-                # through JSON, as the earlier one was: tuples are lists there. Read, because a newer version has more options
+                # through JSON, as the earlier one was, and read again: a newer version has more options, with defaults
                 if key in before and opened.cells[key] != Cell.from_json(json.loads(json.dumps(cell))):
                     raise ConfigurationError(
                         f"the sweep {sweep.root} was started with other settings for {key}; give the changed one a new name"
