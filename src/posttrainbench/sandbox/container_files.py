@@ -87,7 +87,7 @@ def arrange(
             staging.give_to_sandbox(host, user.host)
     mounts = {path: Mount(path, host) for path, host in ro.items()}
     mounts |= {path: Mount(path, host, writable=True) for path, host in rw.items()}
-    mounts |= _hidden(spec.hide, mounts, scratch)
+    mounts |= _hidden(spec.hide, mounts, scratch, memory=memory)
     mounts |= {path: mount for path, mount in _etc(scratch, user) if path not in mounts}
     watched = list(rw.values())
     for path in (*_IN_MEMORY, _CLOSED):
@@ -128,20 +128,21 @@ def _directory(scratch: Scratch, inside: str, user: User, *, writable: bool) -> 
     return Mount(inside, path, writable)
 
 
-def _hidden(hide: Iterable[str], mounts: Mapping[str, Mount], scratch: Scratch) -> dict[str, Mount]:
+def _hidden(hide: Iterable[str], mounts: Mapping[str, Mount], scratch: Scratch, *, memory: bool) -> dict[str, Mount]:
     """Covers for what must not be seen; what is not there needs none."""
     covers: dict[str, Mount] = {}
+    folder = scratch.path / "nothing"
+    folder.mkdir(0o755)
+    empty = scratch.path / "empty"
+    empty.touch(0o444)
     for path in hide:
         holder = _holder(path, mounts)
-        if holder is None or holder.source is None:
-            covers[path] = Mount(path)
-            continue
-        host = holder.source / Path(path).relative_to(holder.target)
-        if host.is_dir():
-            covers[path] = Mount(path)
+        host = (
+            None if holder is None or holder.source is None else holder.source / Path(path).relative_to(holder.target)
+        )
+        if host is None or host.is_dir():
+            covers[path] = Mount(path, None if memory else folder)
         elif host.is_file():
-            empty = scratch.path / "empty"
-            empty.touch(0o444)
             covers[path] = Mount(path, empty)
     return covers
 

@@ -239,6 +239,10 @@ class ContainerBackend(ABC):
         began = time.monotonic()
         staging.check_spec(spec)
         gpu_nodes(spec.gpus)
+        if spec.gpus and not self.engine.gpus:
+            raise ConfigurationError(
+                f"{self.program} is not set up to pass GPUs through: install nvidia-container-toolkit"
+            )
         if os.geteuid() == 0:
             staging.check_user(self.user.host)
         # Undone from the last to the first: whatever happens, KeyboardInterrupt included, the processes go first.
