@@ -89,6 +89,7 @@ def test_an_interrupted_agent_gets_a_new_run(sweep: SweepDirectory, monkeypatch:
 def test_a_cell_in_two_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part may be started at any time, and again: it does what is its own to do, once."""
     monkeypatch.setattr(cells, "wait_before", lambda policy, failed: 0.0)
+    monkeypatch.setattr(cells, "LAG_S", 0.0)
     shutil.copyfile(SHARED / "half_model.py", lab.place / "half_model.py")
     lab.write(text_of({"half_model.py": 1}))
     sweep = SweepDirectory.create(load(lab.place / "s.toml"))

@@ -28,6 +28,8 @@ from posttrainbench.pipeline.run_dir import RunDirectory, now
 from posttrainbench.pipeline.solve import Interrupted
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+LAG_S = 65.0
+"""So late a shared disk may show what another node has written: NFS keeps directories for up to 60 s (acdirmax)."""
 
 
 class Outcome(StrEnum):
@@ -132,6 +134,7 @@ class _Work:
         return self._claim.lost or self._place.cancelled()
 
     def run(self) -> Outcome:
+        begun = time.monotonic()
         while True:
             if self._cell.committed:
                 return Outcome.DONE
@@ -142,7 +145,12 @@ class _Work:
             if self._cell.cancelled_file.exists():
                 return Outcome.INTERRUPTED
             if self._place.part is not Part.WHOLE and self._cell.collected != (self._place.part is Part.EVALUATION):
-                return Outcome.COLLECTED if self._place.part is Part.AGENT else Outcome.NOTHING
+                if self._place.part is Part.AGENT:
+                    return Outcome.COLLECTED
+                if time.monotonic() - begun > LAG_S or self._cancelled():
+                    return Outcome.NOTHING
+                time.sleep(min(1.0, LAG_S))
+                continue
             outcome = self._attempt()
             if outcome is not None:
                 return outcome
