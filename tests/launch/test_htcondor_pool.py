@@ -58,6 +58,10 @@ class Pool(Lab):
             text=True,
         )
 
+    def status(self, root: Path) -> dict[str, dict[str, Any]]:
+        """By the program, because HTCondor's programs are inside only."""
+        return {entry["key"]: entry for entry in json.loads(self.sweep("status", root, "--json"))}
+
     def own(self) -> None:
         """What the test has written is the user's."""
         for path in (self.place, *self.place.glob("*")):

@@ -324,6 +324,7 @@ def get_grader(model: str | Model | None, *, config: GenerateConfig | None = Non
     # the OpenAI client would retry on its own, unseen and uncounted
     arguments: dict[str, Any] = {"max_retries": 0} if name.split("/")[0] in ("openai", "openai-api") else {}
     try:
+        arguments |= _from_keys_file(name)
         # not memoised by Inspect: its connections would belong to the event loop of an earlier evaluation
         return get_model(name, config=config or GenerateConfig(), memoize=False, **arguments)
     except Exception as error:  # providers report a missing key, package or name in their own ways
@@ -331,6 +332,24 @@ def get_grader(model: str | Model | None, *, config: GenerateConfig | None = Non
         raise ConfigurationError(
             f"the grader {name!r} cannot be used: {reason}; set its key in the environment or name another with --grader"
         ) from error
+
+
+def _from_keys_file(name: str) -> dict[str, str]:
+    """Key and address of a model whose key stands in `PTB_KEYS_FILE` and not in the environment, as on pools whose jobs'
+    environment everybody can read."""
+    if not os.environ.get("PTB_KEYS_FILE"):
+        return {}
+    from posttrainbench.gateway.grading_config import grader_settings
+
+    try:
+        config, found = grader_settings("", model=name)
+    except ConfigurationError:
+        return {}  # Inspect says what is missing
+    [(variable, key)] = found.items()
+    if os.environ.get(variable):
+        return {}
+    url = next((value for name, value in config.environment.items() if name.endswith("_BASE_URL")), None)
+    return {"api_key": key} | ({"base_url": url} if url else {})
 
 
 def cache_key(model: str, messages: Sequence[ChatMessage], position: str, config: GenerateConfig) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrainbench import catalog
-from posttrainbench.errors import PTBError
+from posttrainbench.errors import InfrastructureError, PTBError
 from posttrainbench.launch.checks import Checked
 from posttrainbench.launch.sweepfile import Cell
 from posttrainbench.pipeline import outside
@@ -35,7 +35,8 @@ def model_api(cell: Cell) -> Checked:
     try:
         return _ask(cell, agent)
     except PTBError as error:
-        return Checked(name=name, ok=False, detail=str(error), kind="configuration")
+        kind = error.kind if isinstance(error, InfrastructureError) else "configuration"
+        return Checked(name=name, ok=False, detail=str(error), kind=kind)
 
 
 def _ask(cell: Cell, agent: Agent) -> Checked:
