@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -73,7 +74,7 @@ class Interceptor:
     def __init__(self, context: Context, config: WebConfig, policy: Policy, log: Callable[[Record], None]) -> None:
         self._context, self._config, self._policy, self._log = context, config, policy, log
         self._known = frozenset(config.known)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._starting = asyncio.Lock()
         self._ready: asyncio.Future[bool] | None = None
@@ -108,19 +109,20 @@ class Interceptor:
     async def _start(self) -> None:
         ours, theirs = pair()
         with theirs:
-            self._process = await asyncio.create_subprocess_exec(
+            process = self._process = subprocess.Popen(
                 # isolated: neither variables nor the working directory change what is imported
-                *(str(Path(self._config.engine) / "bin" / "python"), "-I", str(PROGRAM), str(theirs.fileno())),
-                stdin=asyncio.subprocess.PIPE,
+                [str(Path(self._config.engine) / "bin" / "python"), "-I", str(PROGRAM), str(theirs.fileno())],
+                stdin=subprocess.PIPE,
                 stdout=2,
                 env={"PATH": os.defpath, "LANG": "C.UTF-8"},
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
             )
-        process = self._process
         self._ready = asyncio.get_running_loop().create_future()
         self._channel = Channel(ours, self._message, lambda: self._end("died"))
-        assert process.stdin is not None
+        guard = asyncio.create_task(self._guard(process))
+        self._context.tasks.add(guard)
+        guard.add_done_callback(self._context.tasks.discard)
         settings = {
             "authority": dict(self._context.secrets.authority),
             "trust": trusted(),
@@ -128,24 +130,29 @@ class Interceptor:
             "idle_s": self._config.idle_s,
             "known": sorted(self._known),
         }
-        process.stdin.write(json.dumps(settings).encode())
-        await process.stdin.drain()
-        process.stdin.close()
+        # to a process that is not there yet, so not in this loop
+        await asyncio.to_thread(_tell, process, json.dumps(settings).encode())
         left = await self._ready
         self._context.log("web", event="interceptor-start", pid=process.pid, own_network=left)
+
+    async def _guard(self, process: subprocess.Popen[bytes]) -> None:
+        """End the process with the gateway."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if self._process is process and self._channel is not None:
+                self._channel.close()
+            process.kill()
+            process.wait()
 
     def _end(self, why: str) -> None:
         """The process is gone, or to go: nothing of it is left, and all that it had is cut."""
         process, channel = self._process, self._channel
         self._process = self._channel = None
+        if process is not None:
+            self._deaths.append(time.monotonic())
         if channel is not None:
             channel.close()
-        if process is None:
-            return
-        self._deaths.append(time.monotonic())
-        with suppress(ProcessLookupError):
-            process.kill()
-        self._spawn(self._reap(process, why))
         if self._ready is not None and not self._ready.done():
             self._ready.set_exception(ValueError(why))
         for record, _ in list(self._flows.values()):
@@ -155,11 +162,11 @@ class Interceptor:
         for tunnel in list(self._tunnels.values()):
             if not tunnel.ended.done():
                 tunnel.ended.set_result("the interceptor died")
-
-    async def _reap(self, process: asyncio.subprocess.Process, why: str) -> None:
-        code = await process.wait()
-        say(f"the interceptor {why} (exit status {code})")
-        self._context.log("web", event="interceptor-death", pid=process.pid, error=why, code=code)
+        if process is not None:
+            process.kill()
+            code = process.wait()
+            say(f"the interceptor {why} (exit status {code})")
+            self._context.log("web", event="interceptor-death", pid=process.pid, error=why, code=code)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -345,6 +352,12 @@ class Interceptor:
             record.status, record.error = message["status"], message["error"]
             record.sha256 = message["sha256"]
         self._log(record)
+
+
+def _tell(process: subprocess.Popen[bytes], settings: bytes) -> None:
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin as pipe:
+        pipe.write(settings)
 
 
 def trusted() -> str | None:

@@ -55,9 +55,13 @@ async def relay_answer(
         if feed is None:
             await _write(writer, piece, record)
             continue
+        before = chunks.size if chunks is not None else -1
         feed(piece)
-        await _write(writer, held, record)
-        held = piece
+        if chunks is not None and chunks.size == before:
+            held += piece  # the end of the chunks alone: the last of the data stays here with it
+        else:
+            await _write(writer, held, record)
+            held = piece
         if chunks is not None and chunks.over:
             break
     if look is not None:
@@ -125,6 +129,7 @@ class _Chunks:
     """Takes a chunked body apart; what is no such body is not looked at.
 
     Attributes:
+        size: bytes of the body so far.
         over: whether all of it has come.
     """
 
@@ -133,6 +138,7 @@ class _Chunks:
         self._line = b""
         self._left = 0
         self._between = self._ending = self._lost = False
+        self.size = 0
         self.over = False
 
     def feed(self, data: bytes) -> None:
@@ -142,6 +148,7 @@ class _Chunks:
                 piece, data = data[: self._left], data[self._left :]
                 self._left -= len(piece)
                 self._between = True
+                self.size += len(piece)
                 self._feed(piece)
                 continue
             line, end, data = data.partition(b"\n")

@@ -15,7 +15,7 @@ from posttrainbench.workspace import paths
 INTERCEPT = "intercept"
 BUNDLE, APT = "certificates.pem", "apt.conf"
 # For OpenSSL, Python, httpx, uv, Go and Rust; requests; curl; Node; pip; git; npm; the AWS tools; cargo; Deno.
-_VARIABLES = (
+VARIABLES = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
@@ -27,6 +27,7 @@ _VARIABLES = (
     "CARGO_HTTP_CAINFO",
     "DENO_CERT",
 )
+"""Variables that name the file with the certificates that a program trusts."""
 
 
 def settings(spec: RunSpec, benchmark: Benchmark, network: str, hub: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -89,4 +90,4 @@ def hand_over(control: Path, certificate: str) -> dict[str, str]:
     write_atomic(control / APT, f'Acquire::https::CaInfo "{inside}";\n')
     for name in (BUNDLE, APT):
         (control / name).chmod(0o644)
-    return {**dict.fromkeys(_VARIABLES, inside), "APT_CONFIG": f"{paths.CONTROL}/{APT}"}
+    return {**dict.fromkeys(VARIABLES, inside), "APT_CONFIG": f"{paths.CONTROL}/{APT}"}
