@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrainbench.integrity import Evidence, Finding, Outcome, bounded, fuse, lineage, manifest
+from posttrainbench.integrity import Evidence, Finding, Outcome, bounded, examine, fuse, lineage, manifest
 
 
 @pytest.fixture
@@ -92,3 +92,11 @@ def test_time_is_limited(evidence: Evidence) -> None:
     assert time.monotonic() - began < 12
     assert found["fine"] == fine(evidence)
     assert "not finished" in str(found["endless"].problem) and "not looked at" in str(found["later"].problem)
+
+
+def test_the_audit_looks_from_a_process_of_its_own(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only can it: it does. A crash in here would end this test."""
+    monkeypatch.setattr("posttrainbench.integrity.verdict.DETECTORS", {"crashing": crashing, "fine": fine})
+    found = examine(evidence)
+    assert "SIGSEGV" in str(found["crashing"].problem) and found["fine"] == fine(evidence)
+    assert fuse(found)["verdict"] == "undecided"

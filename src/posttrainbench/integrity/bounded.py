@@ -111,7 +111,7 @@ def _child(
     assert process.stdin is not None and process.stdout is not None
     try:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(pickle.dumps((sys.path, places, evidence)))
+            process.stdin.write(pickle.dumps((os.getpid(), sys.path, places, evidence)))
             process.stdin.close()
         done = _collect(process.stdout, deadline)
         try:
@@ -151,19 +151,25 @@ def _collect(stream: IO[bytes], deadline: float) -> dict[str, Outcome]:
     return done
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process with the thread that started it: a killed harness leaves no detector."""
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process with the thread that started it: a killed harness leaves no detector.
+
+    Args:
+        parent: its process; if it is dead already, this one ends here.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def main() -> int:
     """The child's side."""
-    die_with_parent()
     # its own output only, whatever a library prints
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     # from the harness itself, not from what is looked at
-    sys.path[:], places, evidence = pickle.load(sys.stdin.buffer)
+    parent, sys.path[:], places, evidence = pickle.load(sys.stdin.buffer)
+    die_with_parent(parent)
     soft = min(_MEMORY, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     resource.setrlimit(resource.RLIMIT_DATA, (soft, soft))
     for name, module, function in places:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posttrainbench.integrity import (
     anomalies,
+    bounded,
     executed,
     lineage,
     manifest,
@@ -128,14 +129,11 @@ class Judgement:
 
 
 def examine(evidence: Evidence) -> dict[str, Outcome]:
-    """Run every detector. One that breaks leaves a problem, and so an undecided verdict, not a crash."""
-    outcomes = {}
-    for name, detect in DETECTORS.items():
-        try:
-            outcomes[name] = detect(evidence)
-        except Exception as error:  # hostile input: whatever it breaks, the run is undecided and the harness lives
-            outcomes[name] = Outcome(problem=f"{type(error).__name__}: {str(error)[:200]}")
-    return outcomes
+    """Run every detector, in a process of their own with limits of time and memory (`bounded`).
+
+    One that breaks leaves a problem, and so an undecided verdict, not a crash.
+    """
+    return bounded.examine(DETECTORS, evidence)
 
 
 def question_of(finding: Finding) -> str:

@@ -98,7 +98,9 @@ class Counted:
 
 def worker(pipe: Connection, tests: ItemSet, index: Index, options: Options, near: Sequence[tuple[int, str]]) -> None:
     """Take work from the pipe until there is none."""
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
