@@ -89,11 +89,11 @@ def test_sixty_runs_survive_everything(lab: Lab, slurm: Any, monkeypatch: pytest
     nap = [event["event"] for event in events(root, key_of("nap"))]
     assert nap.count("started") >= 2
     if slurm.limits_memory:
-        # the harness was killed: again, on another node; only the agent was: its end is a result, whatever Slurm calls the job
+        # the harness was killed: again, on another node; only the agent was, at the job's limit: its end is a result
         [told] = [event for event in events(root, starved) if event.get("failure") == "out_of_memory"]
         assert told["decision"] == "elsewhere"
         assert told["node"] != records[starved]["engine"]["node"]
-        assert records[gorge]["engine"]["booked"]["state"] == "OUT_OF_MEMORY"
+        assert 1.2 < records[gorge]["stages"]["solve"]["peak_memory_bytes"] / 2**30 < 1.6
         assert "killed by SIGKILL" in (root / gorge / "trace" / "raw.jsonl").read_text()
     assert lab.sweep("start", "s.toml").startswith("0 submitted, 0 already active, 60 over")
 

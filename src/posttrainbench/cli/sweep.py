@@ -215,7 +215,7 @@ def run_cell(sweep: Path, key: str, batch: Path | None, gpus: str, part: str) ->
 
 
 def _statuses(sweep: SweepDirectory) -> list[CellStatus]:
-    from posttrainbench.launch.driver import book
+    from posttrainbench.launch.booking import book
     from posttrainbench.launch.launcher import get_launcher
     from posttrainbench.launch.status import sweep_status
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError
-from posttrainbench.files import read_json, write_json
+from posttrainbench.launch.booking import book
 from posttrainbench.launch.cell import note_death
 from posttrainbench.launch.failures import Failure
 from posttrainbench.launch.launcher import Job, get_launcher
@@ -96,37 +96,6 @@ def _ended_by_engine(events: Sequence[Mapping[str, Any]], job: Job) -> bool:
     told = [(event["event"], event.get("job")) for event in last]
     limits = (Failure.TIME_LIMIT, Failure.OUT_OF_MEMORY)
     return job.failure in limits and told[:1] == [("started", job.id)] and told[-1][0] == "interrupted"
-
-
-def book(sweep: SweepDirectory, jobs: Mapping[str, Job]) -> int:
-    """Write what the engine has booked for finished cells into the records of their runs. Returns how many.
-
-    A job's end can be known only to somebody who looks afterwards; each cell is written once.
-    """
-    file = sweep.state / "booked.json"
-    try:
-        done: dict[str, str] = read_json(file)
-    except (OSError, ValueError):
-        done = {}
-    fresh: dict[str, str] = {}
-    for key, job in jobs.items():
-        ended = {one.id: one for one in (*job.others, job) if one.state == "ended" and one.booked}
-        known = " ".join(sorted(ended))
-        if job.state != "ended" or not ended or done.get(key) == known or not sweep.cell(key).committed:
-            continue
-        run = RunDirectory(sweep.cell(key).result)
-        record = run.record()
-        engine, *before = (
-            {**entry, "booked": {"node": one.node, **one.booked}} if (one := ended.get(entry.get("job"))) else entry
-            for entry in (record.get("engine", {}), *record.get("engines_before", ()))
-        )
-        if [engine, *before] != [record.get("engine", {}), *record.get("engines_before", ())]:
-            run.update(engine=engine, engines_before=before)
-        fresh[key] = known
-    done |= fresh
-    if fresh:
-        write_json(file, done)
-    return len(fresh)
 
 
 def choose(sweep: SweepDirectory, names: Sequence[str]) -> list[str]:
