@@ -13,6 +13,8 @@ from pathlib import Path
 
 HOME = Path("/opt/posttrainbench")
 IMPORTS = ("torch", "transformers", "datasets", "accelerate", "peft", "trl", "inspect_ai", "inspect_evals")
+# where the lock has vLLM; none of these needs a GPU
+VLLM_IMPORTS = ("bitsandbytes", "flashinfer", "vllm.entrypoints.openai.api_server")
 TOOLS = ("bash", "cat", "git", "curl", "cc", "c++", "make", "node", "npm")
 
 
@@ -32,7 +34,7 @@ def problems() -> list[str]:
         found.append("the lock is empty")
     if str(HOME / "src") not in sys.path:
         found.append(f"{HOME}/src is not on the path of Python")
-    for name in IMPORTS:
+    for name in IMPORTS + (VLLM_IMPORTS if "vllm" in wanted else ()):
         try:
             importlib.import_module(name)
         except Exception as error:
