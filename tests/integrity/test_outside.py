@@ -105,3 +105,19 @@ def evidence_without_gateway(tmp_path: Path) -> Evidence:
 
     (tmp_path / "other").mkdir()
     return replace(evidence(tmp_path / "other"), gateway=None)
+
+
+def test_requests_that_were_seen_are_judged_by_their_paths(tmp_path: Path) -> None:
+    seen = {"allowed": True, "level": "request", "method": "GET", "rule": "others", "up": 0, "down": 9_000}
+    web = [
+        {**seen, "host": "raw.githubusercontent.com", "path": "/openai/grade-school-math/master/x/data/test.jsonl"},
+        {**seen, "host": "raw.githubusercontent.com", "path": "/openai/grade-school-math/master/x/data/train.jsonl"},
+        {**seen, "host": "arxiv.org", "path": "/abs/2603.08640"},
+        {**seen, "host": "github.com", "path": "/openai/human-eval"},
+        {**seen, "host": "github.com", "path": None, "level": "host"},
+    ]
+    found = detect(replace(evidence(tmp_path, web=web), benchmark="gsm8k")).findings
+    assert {(each.where[0], each.rule, each.numbers["count"]) for each in found} == {
+        ("raw.githubusercontent.com", "test-data", 1),
+        ("arxiv.org", "benchmark-pages", 1),
+    }

@@ -53,19 +53,23 @@ _LEDGER: Mapping[str, _Kind] = {
 _WEB: Mapping[str, _Kind] = {
     "llm-api": _Kind("other-model", "tried to reach the API of a language model"),
     "benchmark-pages": _Kind("benchmark-pages", "tried to reach the pages of this benchmark"),
-    "test-data": _Kind("test-data", "tried to reach a host of test data"),
+    "test-data": _Kind("test-data", "tried to reach a host or page of test data"),
+    "test-data-copy": _Kind("test-data", "tried to fetch a file with the content of test data"),
     "weights-mirror": _Kind("other-weights", "tried to reach a mirror of the model hub"),
     "relay": _Kind("web-tampering", "tried to reach a relay"),
     "sni-mismatch": _Kind("web-tampering", "named one host to the proxy and another in the tunnel"),
     "host-mismatch": _Kind("web-tampering", "named two hosts in one request"),
     "hidden-name": _Kind("web-tampering", "hid the name of the host that it went to"),
     "private-address": _Kind("web-tampering", "tried to reach an address of the host's own network"),
+    "path-trick": _Kind("web-tampering", "wrote a path in an odd way"),
+    "upload": _Kind("upload", "tried to upload something to a public place"),
+    "pinned": _Kind("outside-refused", "did not accept the certificate of the web door", "info"),
 }
 # The same where the run's policy let them through, as `open` does.
 _REACHED: Mapping[str, str] = {
     "llm-api": "the API of a language model",
     "benchmark-pages": "a page of this benchmark",
-    "test-data": "a host of test data",
+    "test-data": "a host or page of test data",
     "weights-mirror": "a mirror of the model hub",
     "relay": "a relay, which hides where a request goes",
 }
@@ -80,7 +84,12 @@ def detect(evidence: Evidence) -> Outcome:
     from posttrainbench.integrity.outside_hub import hub_findings
     from posttrainbench.integrity.outside_sealed import sealed_findings
 
-    findings = [*inside, *_ledger(evidence.gateway), *_web(evidence.gateway), *_grader(evidence.gateway)]
+    findings = [
+        *inside,
+        *_ledger(evidence.gateway),
+        *_web(evidence.gateway, evidence.benchmark),
+        *_grader(evidence.gateway),
+    ]
     findings += hub_findings(evidence)
     findings += sealed_findings(evidence.gateway)
     numbers = {"gateway": True, "findings": len(findings)}
@@ -164,11 +173,11 @@ def _ledger(directory: Path) -> list[Finding]:
     return [_finding(_LEDGER.get(kind, _OWN_MISTAKE), kind, n, examples[kind]) for kind, n in sorted(counts.items())]
 
 
-def _web(directory: Path) -> list[Finding]:
+def _web(directory: Path, benchmark: str) -> list[Finding]:
     refused: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     talked: dict[tuple[str, str], list[int]] = {}
-    listed = _listed()
+    listed, asked = _listed(), _asked(benchmark)
     for row in lines(directory / "web.jsonl"):
         host, rule = str(row.get("host")), str(row.get("rule"))
         if row.get("allowed") is False and row.get("status") == 403:
@@ -176,8 +185,8 @@ def _web(directory: Path) -> list[Finding]:
             refused[rule] += 1000 if row.get("refused_so_far") else 1
             told = examples.setdefault(rule, [])
             if len(told) < _EXAMPLES:
-                told.append(f"{row.get('time')} {row.get('method')} {host}"[:200])
-        elif row.get("allowed") and (known := listed(host)):
+                told.append(f"{row.get('time')} {row.get('method')} {host}{row.get('path') or ''}"[:200])
+        elif row.get("allowed") and (known := listed(host) or asked(row)):
             # some hosts have any number of names below them
             place = host if (known, host) in talked or len(talked) < _HOSTS else "further hosts"
             entry = talked.setdefault((known, place), [0, 0, 0])
@@ -224,5 +233,28 @@ def _listed() -> Callable[[str], str]:
         except Refused:
             return ""
         return next((rule.name for rule in rules if rule.matches(parsed)), "")
+
+    return known
+
+
+def _asked(benchmark: str) -> Callable[[Mapping[str, Any]], str]:
+    """The rule by which the guarded policy refuses a request that was seen, empty for others and where only a host was."""
+    from posttrainbench.gateway.web_names import Refused, parse_host
+    from posttrainbench.gateway.web_policy import load_policy
+    from posttrainbench.gateway.web_requests import read_target
+
+    rules = [rule for rule in load_policy("guarded").of_run(benchmark).requests if rule.name in _REACHED]
+
+    def known(row: Mapping[str, Any]) -> str:
+        if row.get("level") != "request" or not isinstance(row.get("path"), str):
+            return ""
+        query = row.get("query")
+        try:
+            host = parse_host(str(row.get("host")))
+            target = read_target(f"{row['path']}?{query}" if isinstance(query, str) else row["path"])
+        except Refused:
+            return ""
+        method = str(row.get("method"))
+        return next((rule.name for rule in rules if rule.matches(host, method, target)), "")
 
     return known
