@@ -59,12 +59,12 @@ def test_context_has_the_recipe_and_the_lock_and_nothing_of_the_machine(tmp_path
     ]
     assert (tmp_path / "context" / "requirements.lock").read_bytes() == (HERE / "cpu.lock").read_bytes()
     settings = (tmp_path / "context" / "settings.sh").read_text()
-    assert settings == "APT_CA=\nexport PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu\n"
+    assert settings == "LOCK_PYTHON=3.11\nAPT_CA=\nexport PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu\n"
 
 
 def test_cuda_needs_no_index_but_pypi(tmp_path: Path) -> None:
     argv = _prepared(tmp_path / "context", engine="podman", kind="cuda", base=None)
-    assert (tmp_path / "context" / "settings.sh").read_text() == "APT_CA=\n"
+    assert (tmp_path / "context" / "settings.sh").read_text() == "LOCK_PYTHON=3.12\nAPT_CA=\n"
     assert "BASE=docker.io/nvidia/cuda:13.0.2-devel-ubuntu24.04" in argv
 
 
@@ -151,7 +151,9 @@ def test_only_wheels_that_the_lock_names_are_taken(tmp_path: Path, monkeypatch: 
     _prepared(tmp_path / "context", engine="podman", wheels=tmp_path / "wheels")
     assert [path.name for path in (tmp_path / "context" / "wheels").iterdir()] == [ours.name]
     # with its torch in hand the build asks no index for one
-    assert (tmp_path / "context" / "settings.sh").read_text() == "APT_CA=\nexport PIP_FIND_LINKS=/ptb-build/wheels\n"
+    assert (
+        tmp_path / "context" / "settings.sh"
+    ).read_text() == "LOCK_PYTHON=3.11\nAPT_CA=\nexport PIP_FIND_LINKS=/ptb-build/wheels\n"
 
 
 def test_wheels_without_one_of_the_lock_are_a_mistake(tmp_path: Path) -> None:

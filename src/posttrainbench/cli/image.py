@@ -20,7 +20,7 @@ def image() -> None:
     """Build the image that the sandboxes podman, docker and apptainer run, and see what was built."""
 
 
-@image.command("build", context_settings={"ignore_unknown_options": False})
+@image.command("build")
 @click.option("--kind", type=click.Choice(tuple(KINDS)), required=True, help="What it is for.")
 @click.option(
     "--engine", type=click.Choice(tuple(ENGINES)), default="podman", show_default=True, help="What builds it."

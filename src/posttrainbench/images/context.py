@@ -44,7 +44,7 @@ def write_context(
     for name in SCRIPTS:
         shutil.copyfile(HERE / name, folder / name)
     shutil.copyfile(kind.lock_file, folder / "requirements.lock")
-    settings = []
+    settings = [f"LOCK_PYTHON={kind.python}", "APT_CA="]
     brought = [] if wheels is None else _locked(wheels, kind)
     # apptainer copies the directory by name, so it exists without wheels too
     (folder / "wheels").mkdir()
@@ -60,7 +60,7 @@ def write_context(
     if ca is not None:
         _copy(ca, folder / "ca.pem")
         settings.append(f"export PIP_CERT={_INSIDE}/ca.pem APT_CA={_INSIDE}/ca.pem")
-    (folder / "settings.sh").write_text("APT_CA=\n" + "".join(f"{line}\n" for line in settings), encoding="utf-8")
+    (folder / "settings.sh").write_text("".join(f"{line}\n" for line in settings), encoding="utf-8")
 
 
 def write_definition(folder: Path, *, base: str, labels: Mapping[str, str]) -> Path:

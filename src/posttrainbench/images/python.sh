@@ -7,6 +7,11 @@ umask 022
 . /ptb-build/settings.sh
 home=/opt/posttrainbench
 
+there=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ "$there" != "$LOCK_PYTHON" ]; then
+  echo "check: the base image has Python $there, and the lock was made for $LOCK_PYTHON" >&2
+  exit 1
+fi
 mkdir -p "$home/bin" "$home/share" "$home/src/posttrainbench"
 for name in python python3; do ln -s "$(command -v python3)" "$home/bin/$name"; done
 python=$home/bin/python
