@@ -1,8 +1,14 @@
-"""Real sandboxes in tests: skipped where bwrap is missing, and checked to leave nothing behind."""
+"""Real sandboxes in tests, one back end after the other: skipped where one is missing, checked to leave nothing behind.
+
+`PTB_TEST_SANDBOX` names other back ends than bubblewrap and podman, `PTB_TEST_IMAGE` their image (scripts/contract.sh).
+"""
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,21 +17,75 @@ from pathlib import Path
 import pytest
 
 from posttrainbench.sandbox import Backend, Limits, Result, Spec, get_backend
+from posttrainbench.sandbox.containers import ContainerBackend
+from posttrainbench.sandbox.environment import INSIDE_UID
 
 Run = Callable[..., tuple[Result, str]]
 
 
-@pytest.fixture
-def backend() -> Backend:
-    found = get_backend()
-    problems = [check for check in found.preflight() if not check.ok]
-    if problems:
-        pytest.skip(f"no sandbox on this machine: {problems[0].detail}")
-    return found
+ROOT = Path(__file__).parent.parent.parent
+KINDS = os.environ.get("PTB_TEST_SANDBOX", "bubblewrap podman").split()
+
+
+@pytest.fixture(scope="session")
+def podman_image() -> str:
+    """A small image for the user who runs the tests, made once (scripts/podman_lab.sh)."""
+    return lab()
+
+
+def lab(*what: str) -> str:
+    """What scripts/podman_lab.sh prints; skips where it cannot do its work."""
+    if given := os.environ.get("PTB_TEST_IMAGE"):
+        return given
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed (scripts/test_tools.sh)")
+    try:
+        done = subprocess.run(
+            [ROOT / "scripts" / "podman_lab.sh", *what], capture_output=True, text=True, timeout=900, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip("no image for podman after 15 minutes")
+    if done.returncode != 0:
+        pytest.skip(f"no image for podman: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+    return done.stdout.split()[-1]
+
+
+@pytest.fixture(params=KINDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each back end in turn."""
+    image = None if request.param == "bubblewrap" else request.getfixturevalue("podman_image")
+    return usable(request.param, image)
 
 
 @pytest.fixture
-def run(backend: Backend) -> Run:
+def bwrap() -> Backend:
+    """For tests of what only bubblewrap does."""
+    if "bubblewrap" not in KINDS:
+        pytest.skip("of bubblewrap only")
+    return usable("bubblewrap", None)
+
+
+@functools.cache
+def _problem(name: str, image: str | None) -> str:
+    checks = get_backend(name, image=image).preflight()
+    return next((check.detail for check in checks if check.required and not check.ok), "")
+
+
+def usable(name: str, image: str | None) -> Backend:
+    """The back end, fresh; skips where it does not work."""
+    if problem := _problem(name, image):
+        pytest.skip(f"no {name} on this machine: {problem}")
+    return get_backend(name, image=image)
+
+
+@pytest.fixture
+def agent(backend: Backend) -> int:
+    """The uid that the sandbox's user has inside."""
+    return backend.user.inside if isinstance(backend, ContainerBackend) else INSIDE_UID
+
+
+@pytest.fixture
+def run(backend: Backend) -> Iterator[Run]:
     """Run a shell script, or `argv`; gives the result and all output."""
 
     def call(script: str = "", *, on: Backend | None = None, cancelled: Callable[[], bool] | None = None, **fields):  # type: ignore[no-untyped-def]
@@ -35,7 +95,10 @@ def run(backend: Backend) -> Run:
         assert result.survivors == 0
         return result, output.decode(errors="replace")
 
-    return call
+    yield call
+    if backend.name in ("podman", "docker"):
+        asked = [backend.name, "ps", "--all", "--quiet", "--filter", f"name=ptb-{os.getpid()}-"]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout == ""
 
 
 @pytest.fixture
@@ -61,7 +124,7 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def _mounts(own: Path) -> set[str]:
     """What is mounted, but for what tests of other processes mount in directories of theirs."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
+    lines = [line for line in Path("/proc/self/mounts").read_text().splitlines() if "/containers/" not in line]
     return {line for line in lines if ("/pytest-of-" not in line and "/var/tmp/bt" not in line) or str(own) in line}
 
 

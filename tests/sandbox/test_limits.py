@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from posttrainbench.sandbox import Backend, Limits
 from posttrainbench.sandbox.bubblewrap import Bubblewrap
+from posttrainbench.sandbox.containers import ContainerBackend
 from posttrainbench.sandbox.limits import Group, Means, find_means
 from posttrainbench.sandbox.watchdog import disk_usage
 
@@ -29,7 +31,12 @@ os._exit(0)
 @pytest.fixture(params=["best", "fallback"])
 def either(request: pytest.FixtureRequest, backend: Backend) -> Backend:
     """The best means of this machine, and those of a machine without control groups."""
-    return backend if request.param == "best" else Bubblewrap(means=Means())
+    if request.param == "best":
+        return backend
+    if isinstance(backend, ContainerBackend):
+        backend.engine = replace(backend.engine, memory="watchdog", processes="rlimit")
+        return backend
+    return Bubblewrap(means=Means())
 
 
 def test_memory_limit_ends_the_command(run, either):

@@ -79,7 +79,7 @@ def as_user(place: Path) -> list[str]:
     return prefix
 
 
-def test_whole_contract(as_user: list[str], place: Path, backend: object) -> None:
+def test_whole_contract(as_user: list[str], place: Path, bwrap: object) -> None:
     answer = subprocess.run(
         [*as_user, "-c", SCRIPT, str(place / "base")], capture_output=True, text=True, check=False, timeout=60
     )
@@ -96,7 +96,7 @@ def test_whole_contract(as_user: list[str], place: Path, backend: object) -> Non
     }
 
 
-def test_no_user_namespaces_is_one_clear_line(as_user: list[str], backend: object) -> None:
+def test_no_user_namespaces_is_one_clear_line(as_user: list[str], bwrap: object) -> None:
     """A sandbox in which bwrap forbids further user namespaces is like a machine that has none."""
     inner = [*as_user[:6], "bwrap", "--dev-bind", "/", "/", "--unshare-user", "--disable-userns", "--uid", "1234", "--"]
     script = (

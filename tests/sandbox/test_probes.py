@@ -56,7 +56,7 @@ def test_sound_sandbox(backend: Backend):
         ("--disable-userns", {"nested user namespace"}),
     ],
 )
-def test_probes_notice_a_missing_wall(backend: Backend, monkeypatch, removed, found):
+def test_probes_notice_a_missing_wall(bwrap: Backend, monkeypatch, removed, found):
     """Walls are taken away in turn; but never the network namespace, for then the probe would really send."""
     real = command_module.bwrap_arguments
 
@@ -66,7 +66,7 @@ def test_probes_notice_a_missing_wall(backend: Backend, monkeypatch, removed, fo
         return arguments[:at] + arguments[at + (2 if removed == "--seccomp" else 1) :]
 
     monkeypatch.setattr(command_module, "bwrap_arguments", without)
-    assert found <= broken(probe(backend))
+    assert found <= broken(probe(bwrap))
 
 
 def test_connection_seen_by_the_host_counts_more_than_what_the_inside_says(tmp_path):
@@ -86,7 +86,7 @@ def test_probe_reports_a_sandbox_that_cannot_start(backend: Backend, monkeypatch
     assert (check.ok, check.required, check.detail) == (False, True, "no user namespaces")
 
 
-def test_doctor_prints_one_line_per_check(backend: Backend):
+def test_doctor_prints_one_line_per_check(bwrap: Backend):
     answer = CliRunner().invoke(doctor)
     assert answer.exit_code == 0, answer.output
     lines = answer.output.splitlines()
@@ -94,7 +94,7 @@ def test_doctor_prints_one_line_per_check(backend: Backend):
     assert len(lines) > len(NAMES)
 
 
-def test_doctor_json(backend: Backend):
+def test_doctor_json(bwrap: Backend):
     answer = CliRunner().invoke(doctor, ["--json"])
     report = json.loads(answer.output)
     assert (answer.exit_code, report["ok"], report["backend"]) == (0, True, "bubblewrap")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from posttrainbench.sandbox import Limits, Spec, command, launcher
+from posttrainbench.sandbox.containers import ContainerBackend
 
 DAEMON = """
 import os, signal, sys, time
@@ -95,11 +96,11 @@ def test_exception_in_on_output_leaves_nothing(backend, work, tmp_path):
     assert silent(tmp_path / "work" / "beat")
 
 
-def test_harness_killed(work, tmp_path):
+def test_harness_killed(backend, work, tmp_path):
     """SIGKILL gives the harness no chance to tidy up; the kernel has to do it."""
     harness = (
         "import sys; from pathlib import Path; from posttrainbench.sandbox import *\n"
-        f"get_backend().run(Spec(argv=['/usr/bin/python3', '-c', {DAEMON + 'time.sleep(100)'!r}],"
+        f"get_backend({backend.name!r}, image={getattr(backend, '_name', None)!r}).run(Spec(argv=['/usr/bin/python3', '-c', {DAEMON + 'time.sleep(100)'!r}],"
         f" rw={{'/w': Path({str(tmp_path / 'work')!r})}}, cwd='/w'))"
     )
     process = subprocess.Popen([sys.executable, "-c", harness])
@@ -112,6 +113,21 @@ def test_harness_killed(work, tmp_path):
     process.wait()
     time.sleep(0.2)
     assert silent(heartbeat)
+    if isinstance(backend, ContainerBackend):  # the engine tidies up by itself
+        assert _vanishes(backend.program, f"ptb-{process.pid}-")
+    from posttrainbench import scratch
+
+    for path in list(scratch.dead()):
+        assert scratch.remove_dead(path)
+
+
+def _vanishes(program: str, name: str) -> bool:
+    for _ in range(300):
+        asked = [program, "ps", "--all", "--quiet", "--filter", f"name={name}"]
+        if subprocess.run(asked, capture_output=True, text=True, check=True).stdout == "":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_launcher_stops_if_the_harness_is_gone(tmp_path):

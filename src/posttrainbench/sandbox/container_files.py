@@ -15,6 +15,7 @@ from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import environment, staging
+from posttrainbench.sandbox.places import clear_places
 from posttrainbench.sandbox.spec import Spec
 from posttrainbench.scratch import Scratch
 
@@ -101,6 +102,8 @@ def arrange(
         else:
             mounts[path] = Mount(path, writable=True)
     mounts[DOOR] = Mount(DOOR, door)
+    writable = {path: mount.source for path, mount in mounts.items() if mount.writable and mount.source is not None}
+    clear_places(writable, {path: mount.source is None or mount.source.is_dir() for path, mount in mounts.items()})
     ordered = sorted(mounts.values(), key=lambda mount: (mount.target.count("/"), mount.target))
     for mount in ordered:
         _make_mount_point(mount, mounts, user)
@@ -178,7 +181,7 @@ def _make_mount_point(mount: Mount, mounts: Mapping[str, Mount], user: User) -> 
                 place = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=place)
                 opened.callback(os.close, place)
                 if stat.S_ISLNK(os.fstat(place).st_mode):
-                    return  # where it leads inside is for the engine to find out, within the container's root
+                    return  # in something read-only: the engine follows it, within the container's root
         except FileNotFoundError:
             raise InfrastructureError(
                 f"the sandbox could not be set up: {mount.target} has no place in {holder.target}, which is read-only"

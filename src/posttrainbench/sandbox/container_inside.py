@@ -25,6 +25,8 @@ import socket
 import sys
 import time
 
+# When memory is short, the command is to be killed rather than the harness (0) or this process (an engine's 500).
+_OOM_SCORE = 600
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _BACKLOG = 512
@@ -140,6 +142,9 @@ class _Init:
         if self._command == 0:
             status = _NOT_EXECUTABLE
             try:
+                _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(1))  # else the next file is root's
+                with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+                    file.write(str(_OOM_SCORE))
                 os.setsid()
                 os.dup2(self._stdin, 0)
                 os.dup2(self._output, 1)
@@ -216,7 +221,8 @@ def main() -> None:
     _prctl(_PR_SET_DUMPABLE, ctypes.c_ulong(0))
     _prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Python's own handler would end us
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
+        resource.setrlimit(limit, (0, 0))
     control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     control.connect(os.path.dirname(os.path.abspath(__file__)) + "/control")  # noqa: PTH100
     control.send(_hello())

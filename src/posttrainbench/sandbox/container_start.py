@@ -192,11 +192,11 @@ def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
         try:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(output_writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-            if os.geteuid() == 0:
-                os.fchown(output_writer, order.user.host, order.user.host)  # else /dev/stdout could not be opened
+            # by its name (/dev/stdout) it can be opened for writing, but what others printed cannot be taken back
+            os.fchmod(output_writer, 0o222 if os.geteuid() == 0 else 0o200)
             os.set_blocking(output, False)
             for port, receive in spec.listeners.items():
-                receive(door.listeners[port])
+                receive(door.listeners.pop(port))  # theirs from now on
             _hand_over(control, spec, order, output_writer)
         finally:
             os.close(output_writer)

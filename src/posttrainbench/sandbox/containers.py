@@ -268,7 +268,7 @@ class ContainerBackend(ABC):
             except OSError as error:
                 raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
             undo.callback(sandbox.close)
-            free = disk_usage(layout.copies)  # of a cache only changes count
+            free = disk_usage(layout.copies) if layout.copies else 0  # of a cache only changes count
             watch = Supervision(
                 spec,
                 sandbox,

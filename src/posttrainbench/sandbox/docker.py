@@ -56,7 +56,16 @@ class Docker(ContainerBackend):
             argv += ["--userns", "host"]  # else the user inside is another one on the host, without access to its files
         argv += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "label=disable"]
         # the daemon's own first process would take the place of ours
-        argv += ["--read-only", "--init=false", "--no-healthcheck", "--sig-proxy=false", "--workdir", "/"]
+        argv += [
+            "--oom-score-adj",
+            "500",
+            "--read-only",
+            "--init=false",
+            "--no-healthcheck",
+            "--sig-proxy=false",
+            "--workdir",
+            "/",
+        ]
         argv += ["--shm-size", str(size)]
         if container.engine.memory != "watchdog" and limits.memory_bytes is not None:
             argv += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]

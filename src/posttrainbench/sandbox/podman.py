@@ -97,7 +97,7 @@ class Podman(ContainerBackend):
             argv += ["--userns", named]
         argv += ["--cap-drop", "all", "--security-opt", "no-new-privileges"]
         argv += ["--security-opt", "label=disable"]  # else SELinux keeps it from the sockets and from GPUs
-        argv += ["--read-only", "--read-only-tmpfs=false", "--image-volume", "ignore"]
+        argv += ["--oom-score-adj", "500", "--read-only", "--read-only-tmpfs=false", "--image-volume", "ignore"]
         argv += ["--systemd=false", "--no-healthcheck", "--sig-proxy=false", "--workdir", "/"]
         size = container.memory_file_systems
         argv += ["--shm-size", str(size)]

@@ -216,7 +216,7 @@ class MemoryWatch:
         if self._limit is not None and used > self._limit:
             self.kills += 1
             victims = [pid for pid in sizes if pid != self._init]
-            if shared > self._limit or not victims:
+            if shared >= self._limit or not victims:  # equal where the file system ends at the limit
                 self.hopeless = True  # killing one process gives back nothing of what lies in /tmp
             else:
                 processes.send_one(self._namespace, max(victims, key=lambda pid: sum(sizes[pid])), signal.SIGKILL)
