@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs that only the tests need: a browser for the site's, Slurm for the sweeps', npm for the agent CLIs'. Where they cannot
+# Programs that only the tests need: a browser for the site's, Slurm for the sweeps', npm for the agent CLIs', podman. Where they cannot
 # be installed, the tests that need them are skipped and say so.
 set -uo pipefail
 
@@ -8,6 +8,8 @@ command -v chromium >/dev/null && command -v chromedriver >/dev/null || missing+
 command -v sbatch >/dev/null && { command -v slurmctld || [ -x /usr/sbin/slurmctld ]; } >/dev/null \
   || missing+=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge)
 command -v npm >/dev/null || missing+=(npm)
+command -v podman >/dev/null && command -v mmdebstrap >/dev/null && command -v newuidmap >/dev/null \
+  || missing+=(podman runc uidmap slirp4netns fuse-overlayfs mmdebstrap)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()
