@@ -11,7 +11,7 @@ from posttrainbench.evaluation.request import DEFAULT_GRADER
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.run import resume
-from posttrainbench.pipeline.spec import TEST_DATA, TEST_FEEDBACK, RunSpec
+from posttrainbench.pipeline.spec import DISK_QUOTA, TEST_DATA, TEST_FEEDBACK, RunSpec
 from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 
@@ -77,6 +77,13 @@ def _environment(context: click.Context, parameter: click.Parameter, value: tupl
 )
 @click.option("--memory-gib", type=float, help="Memory of the agent. [default: what the machine has, less a reserve]")
 @click.option("--disk-gib", type=float, help="What the agent may write. [default: what is free, less a reserve]")
+@click.option(
+    "--disk-quota",
+    type=click.Choice(DISK_QUOTA),
+    default="watchdog",
+    show_default=True,
+    help="exact: a file system of that size; needs root, see docs/disk.md.",
+)
 @click.option("--processes", type=int, default=4096, show_default=True, help="Processes and threads of the agent.")
 @click.option("--gpus", callback=_gpus, help="GPU indices such as 0 or 0,1, or none. [default: the first]")
 @click.option("--instruct", help="Instruct counterpart of a base model that is not in the catalogue.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrainbench import scratch
 from posttrainbench.disk import machine
 from posttrainbench.disk.runs import Found, drafts_below, runs_below
 from posttrainbench.disk.sizes import Size, measure
@@ -107,6 +108,9 @@ def find(search: Search) -> tuple[list[Item], list[Kept]]:
                 seen.add(found.run.path)
                 _of_run(found, search, items, kept)
         if "leftovers" in search.kinds:
+            items += [
+                _item("leftovers", path, "a temporary directory of a dead process") for path in scratch.dead(root)
+            ]
             items += [
                 _item("leftovers", path, "a run that was killed while it was prepared") for path in drafts_below(root)
             ]

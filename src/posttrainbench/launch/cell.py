@@ -15,11 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
-from posttrainbench.files import fsync_directory, read_json, remove_tree, write_json
+from posttrainbench.files import fsync_directory, read_json, write_json
 from posttrainbench.launch.claim import Claim, claimed
 from posttrainbench.launch.failures import Failure, of_error, of_result, policy_for, wait_before
 from posttrainbench.launch.launcher import Part
 from posttrainbench.launch.store import CellDirectory, SweepDirectory
+from posttrainbench.pipeline import quota
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.progress import Progress, Silent
@@ -217,7 +218,7 @@ class _Work:
                 continue
             # a lost node may still be at work on it
             if not run.done("solve") and self._claim.alone:
-                remove_tree(run.job.root)
+                quota.discard(run)
         # what is left to do of this one is safe to do twice
         return self._cell.unfinished()
 
@@ -282,4 +283,4 @@ class _Work:
         cell.note("committed", run=run.path.name)
         # what an agent left in an earlier attempt may be hundreds of gigabytes, and nobody will ask for it
         for path in cell.attempts.glob("[!.]*"):
-            remove_tree(RunDirectory(path).job.root)
+            quota.discard(RunDirectory(path))

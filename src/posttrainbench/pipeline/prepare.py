@@ -21,7 +21,7 @@ from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import fsync_directory, remove_tree, sha256_file, write_atomic, write_json
 from posttrainbench.gateway.sealed_config import SealedConfig
-from posttrainbench.pipeline import outside, protocol, sealed
+from posttrainbench.pipeline import outside, protocol, quota, sealed
 from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
@@ -262,6 +262,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     machine = hardware.detect()
     gpus = _gpus(spec, machine)
     check_results(results, needed=4 * _model_bytes(model.base) + _DISK_RESERVE)
+    quota.check(spec.disk_quota, sandbox=spec.sandbox, disk_gib=spec.disk_gib, results=results)
     backend = backend or get_backend(spec.sandbox, image=spec.image)
     capabilities = asdict(check_capabilities(spec, backend, gpus))
     checks = check_sandbox(backend)

@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import read_json, remove_tree, write_atomic, write_json
-from posttrainbench.pipeline import cleaned, room
+from posttrainbench.pipeline import cleaned, quota, room
 from posttrainbench.pipeline.audit import audit
 from posttrainbench.pipeline.collect import collect
 from posttrainbench.pipeline.conclude import conclude
@@ -35,7 +35,8 @@ def run_stage(context: Context, name: str) -> None:
         Interrupted: the user asked to stop.
     """
     try:
-        _STAGES[name](context)
+        with quota.mounted(context, name):
+            _STAGES[name](context)
     except Interrupted:
         raise
     except PTBError as error:
@@ -114,7 +115,7 @@ _DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".memory-*", ".evaluation.new", 
 
 def _sweep(run: RunDirectory) -> None:
     """Remove drafts of a killed predecessor. Only under the lock: a living process has drafts too."""
-    patterns = (*_DRAFTS, run.job.root.name) if run.done("collect") else _DRAFTS
+    patterns = (*_DRAFTS, run.job.root.name, quota.IMAGE) if run.done("collect") else _DRAFTS
     for pattern in patterns:
         for path in run.path.glob(pattern):
             if path.is_dir() and not path.is_symlink():

@@ -100,10 +100,10 @@ def solve(context: Context) -> None:
         trace = TraceWriter(run.trace, on_line=lines, scrubber=Scrubber(door.secret_values))
         closing.callback(trace.close)
         closing.enter_context(monitored(run.path / "monitor.jsonl", gpus=context.record["gpus"]))
+        scoring = closing.enter_context(sealed.evaluations(context, seconds=wall))
         write_atomic(job.control / "deadline", f"{int(time.time() + wall)}\n")
         os.chmod(job.control, 0o755)  # noqa: PTH101 - whatever the umask: the agent's user reads the deadline
         started = now()
-        scoring = closing.enter_context(sealed.evaluations(context, seconds=wall))
         sessions = Sessions(
             scaffold=scaffold_of(context.agent),
             start=_Starter(context, door, trace, lines, tend=scoring.tend).start,
@@ -236,7 +236,7 @@ class _Starter:
                 grace_s=context.spec.grace_s,
                 memory_bytes=limits["memory_bytes"],
                 processes=limits["processes"],
-                disk_bytes=limits["disk_bytes"],
+                disk_bytes=limits["disk_bytes"] if context.spec.disk_quota == "watchdog" else None,
             ),
         )
         self._lines.session = on_line

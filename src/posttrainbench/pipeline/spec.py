@@ -14,6 +14,7 @@ from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 _SHORTEST_H = 1 / 3600
 _LONGEST_H = 24 * 31.0
+DISK_QUOTA = ("watchdog", "exact")
 TEST_DATA = ("visible", "sealed")
 TEST_FEEDBACK = ("score", "items")
 
@@ -42,6 +43,7 @@ class RunSpec:
         grace_s: seconds between SIGTERM at the deadline and SIGKILL.
         memory_gib: memory of the agent's process tree; `None` for what the machine has, less a reserve.
         disk_gib: what the agent may write; `None` for what the disk has, less a reserve.
+        disk_quota: how that limit is kept: `watchdog` (the agent is ended) or `exact` (its writes fail; see `quota`).
         processes: processes and threads of the agent.
         gpus: indices of the GPUs the agent gets; `None` for the first one, if there is any.
         instruct: instruct counterpart, for base models that the catalogue does not have.
@@ -75,6 +77,7 @@ class RunSpec:
     grace_s: float = 30.0
     memory_gib: float | None = None
     disk_gib: float | None = None
+    disk_quota: str = "watchdog"
     processes: int = 4096
     gpus: tuple[int, ...] | None = None
     instruct: str | None = None
@@ -108,6 +111,8 @@ class RunSpec:
         for option, amount in (("--budget-tokens", self.budget_tokens), ("--budget-usd", self.budget_usd)):
             if amount is not None and not (math.isfinite(amount) and amount > 0):
                 raise ConfigurationError(f"{option} {amount:g} cannot be; give a number > 0")
+        if self.disk_quota not in DISK_QUOTA:
+            raise ConfigurationError(f"--disk-quota {self.disk_quota!r} cannot be; known: {', '.join(DISK_QUOTA)}")
         self._check_test_data()
         if self.web_tls not in ("passthrough", "intercept"):
             raise ConfigurationError(f"--web-tls is to be passthrough or intercept, not {self.web_tls!r}")
