@@ -199,6 +199,8 @@ def test_runs_survive_everything(pool: Pool) -> None:
     assert len(status) == RUNS, said
     bad = {key: entry["detail"].partition(":")[0] for key, entry in status.items() if entry["state"] == "failed"}
     assert bad == {cell("forever"): "time_limit", cell("swell"): "out_of_memory"}
+    odd = {key: [event for event in events(root, key) if event["event"] == "failed"] for key in _not_usual(status)}
+    assert odd == {}, odd
     swollen = started(root, "swell")
     assert len({_node(event["node"]) for event in swollen}) == len(swollen) == 2
     keys = [key for key in status if key not in bad]
@@ -230,6 +232,10 @@ def _again(pool: Pool) -> str:
             return said
         assert time.monotonic() < end, said
         time.sleep(2)
+
+
+def _not_usual(status: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [key for key, entry in status.items() if entry["state"] not in ("no_submission", "scored", "failed")]
 
 
 def _node(slot: str) -> str:
