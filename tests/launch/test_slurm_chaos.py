@@ -32,6 +32,7 @@ def chaotic(lab: Lab) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_sixty_runs_survive_everything(lab: Lab, slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed submitters, a lost node, a killed controller, a requeue, a time limit, too little memory: each cell ends once."""
     monkeypatch.setenv("SLURM_CONF", lab.env["SLURM_CONF"])
@@ -111,6 +112,7 @@ def test_sixty_runs_survive_everything(lab: Lab, slurm: Any, monkeypatch: pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_results_equal_those_of_the_local_launcher(lab: Lab, slurm: Any) -> None:
     """One plan run by local slots, by Slurm, and by Slurm with evaluation jobs of their own: item by item the same."""
     shutil.copyfile(SHARED / "half_model.py", lab.place / "half_model.py")

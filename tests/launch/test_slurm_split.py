@@ -66,6 +66,7 @@ def test_evaluation_jobs(half: Lab, slurm: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_evaluation_jobs_survive_everything(half: Lab, slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation array lost, its node lost, the agents' jobs requeued or out of time, cancelled between the two."""
     lab = half
