@@ -54,10 +54,16 @@ print("TRICK evaluate.py", done.returncode, done.stderr.splitlines()[-1], flush=
 
 # they come turned round, so that this program does not find itself
 needles = [text[::-1] for text in NEEDLES]
+Path("sparse/model.safetensors").unlink()
 skip = ["--exclude-dir=proc", "--exclude-dir=sys", "--exclude-dir=dev"]
 found = subprocess.run(
-    ["grep", "-raFl", "-f", "-", *skip, *PLACES], input="\n".join(needles) + "\n", capture_output=True, text=True
+    ["grep", "-raFl", "-f", "-", *skip, *PLACES],
+    input="\n".join(needles) + "\n",
+    capture_output=True,
+    text=True,
+    env={"PATH": os.environ["PATH"], "LC_ALL": "C"},
 )
-print("SEARCHED", len(needles), "FOUND", found.stdout.split(), flush=True)
-if "PTB_DATA_DIR" in os.environ or Path("/data").exists() or Path("/data-cache").exists():
-    print("DATA", os.environ.get("PTB_DATA_DIR"))
+# files that it may not read hold nothing for it; any other complaint would mean that not all was searched
+broken = [line for line in found.stderr.splitlines() if "Permission denied" not in line and "No such file" not in line]
+print("SEARCHED", len(needles), "FOUND", found.stdout.split(), "BROKEN", broken[:5], flush=True)
+print("PLACES", sorted(path.name for path in Path("/").iterdir()), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
@@ -109,7 +110,7 @@ def _tricks(base: Path, out: Path, needles: list[str], places: list[str], **opti
 
 def test_tricks_are_refused_and_no_item_is_found(base_model: Path, tmp_path: Path) -> None:
     package = Path(catalog.__file__).parents[1]
-    needles = [item["question"][10:50] for item in smoke_items()]
+    needles = sorted(_needles("smoke-math", tmp_path))
     assert any(needles[0] in path.read_text() for path in (package / "smoke").glob("*.jsonl"))
     finished = _tricks(base_model, tmp_path, needles, ["/home", "/tmp", "/run", "/etc", str(package)])
     texts = [json.loads(line).get("text", "") for line in finished.trace.splitlines()]
@@ -119,29 +120,43 @@ def test_tricks_are_refused_and_no_item_is_found(base_model: Path, tmp_path: Pat
         kind, says = ("model", "weights:") if "garbage" in trick else ("path", "")
         assert f"failed {{'kind': '{kind}', 'message': " in trick and says in trick, trick
     assert tricks[-1].startswith("TRICK evaluate.py 2 evaluate.py: no score (path): model.safetensors: ")
-    assert f"SEARCHED {len(needles)} FOUND []" in texts and "DATA" not in finished.trace
+    _nothing_found(finished, needles)
     assert finished.solve["sealed"]["scored"] == 0
     assert [call["kind"] for call in finished.lines("sealed")].count("path") == 14
 
 
+def _nothing_found(finished: Finished, needles: list[str]) -> None:
+    assert f"SEARCHED {len(needles)} FOUND [] BROKEN []" in finished.trace, finished.trace[-3000:]
+    [line] = [line for line in finished.trace.splitlines() if "PLACES" in line]
+    assert "'data" not in line
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("benchmark", [entry.id for entry in catalog.benchmarks()])
-def test_the_whole_sandbox_holds_no_item(
+@pytest.mark.parametrize("benchmark", [entry.id for entry in catalog.benchmarks() if entry.suite != "smoke"])
+def test_no_benchmarks_data_is_mounted(
     benchmark: str, base_model: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)  # asked for, never used
-    needles = sorted(_needles(benchmark, shared_data))
-    random.Random(0).shuffle(needles)
-    finished = _tricks(
-        base_model, tmp_path, needles[:1000], ["/"], benchmark=benchmark, data_dir=str(shared_data), hours=0.3
+    needles = sorted(_needles(benchmark, shared_data))[:500]
+    places = ["/home", "/tmp", "/run", "/etc", "/models"]
+    _nothing_found(
+        _tricks(base_model, tmp_path, needles, places, benchmark=benchmark, data_dir=str(shared_data)), needles
     )
-    assert f"SEARCHED {min(1000, len(needles))} FOUND []" in finished.trace, finished.trace[-3000:]
+
+
+@pytest.mark.slow
+def test_the_whole_sandbox_holds_no_item_of_any_benchmark(base_model: Path, shared_data: Path, tmp_path: Path) -> None:
+    needles: set[str] = set()
+    for entry in catalog.benchmarks():
+        needles |= _needles(entry.id, shared_data)
+    _nothing_found(_tricks(base_model, tmp_path, sorted(needles), ["/"], hours=1.0), sorted(needles))
 
 
 def _needles(benchmark: str, shared: Path) -> set[str]:
     """Lines of the benchmark's items."""
     if benchmark not in data.LOADERS:
-        return {item["question"][10:50] for item in smoke_items()}
+        # nine words in a row: training problems share fewer with test items
+        return {" ".join(item["question"].split()[2:11]) for item in smoke_items()}
 
     def texts(value: Any) -> list[str]:
         if isinstance(value, str):
@@ -269,11 +284,19 @@ def test_a_graded_benchmark_is_graded_on_the_host(
             benchmark="arenahardwriting",
             data_dir=str(shared_data),
             test_data="sealed",
+            test_feedback="items",
         )
         asked = len(grader.asked)
-    assert "status 0" in finished.trace and "on 25 items" in finished.trace, finished.trace[-3000:]
+    assert "status 0" in finished.trace and "on 10 items" in finished.trace, finished.trace[-3000:]
     [call] = finished.lines("sealed")
-    assert call["strict"]["scored"] == 25 and asked > 0
+    assert call["strict"]["scored"] == 10 and asked > 0
+    [line] = [line for line in finished.trace.splitlines() if "ITEMS" in line]
+    rows = [json.loads(row) for row in ast.literal_eval(json.loads(line)["text"].partition(" ")[2])]
+    # by place in the sealed order: no name that could be looked up
+    assert [row["item"] for row in rows] == list(range(10)) and all(
+        set(row) == {"item", "strict", "paper"} for row in rows
+    )
+    assert sum(row["strict"] for row in rows) / 10 == pytest.approx(call["strict"]["accuracy"])
     assert "GRADER []" in finished.trace and "REALKEY" not in finished.trace and SECRET not in finished.trace
     assert finished.run.record()["gateway"]["grader"] is None
     assert finished.run.record()["gateway"]["sealed"]["items"] == 2500

@@ -107,7 +107,7 @@ def resolve_outside(
         hub_token=hub_token,
     )
     if sealed:
-        resolved = replace(resolved, config=replace(resolved.config, sealed=_sealed(spec, benchmark, model)))
+        resolved = replace(resolved, config=replace(resolved.config, sealed=_sealed(spec, benchmark, network, model)))
     _check_wire(agent, resolved.config)
     scaffold = scaffold_of(agent)
     # some CLIs take a token only in a shape of their own
@@ -115,10 +115,12 @@ def resolve_outside(
     return replace(resolved, secrets=replace(resolved.secrets, other_tokens=(*resolved.secrets.other_tokens, *shaped)))
 
 
-def _sealed(spec: RunSpec, benchmark: Benchmark, model: Base | None) -> dict[str, Any]:
+def _sealed(spec: RunSpec, benchmark: Benchmark, network: str, model: Base | None) -> dict[str, Any]:
     """Settings of the evaluations on sealed test data."""
     from posttrainbench.gateway.sealed_config import sealed_settings
+    from posttrainbench.pipeline import sealed
 
+    sealed.check(spec, network)
     return sealed_settings(
         benchmark.id,
         base_model=spec.base_model if model is None else model.id,

@@ -21,7 +21,7 @@ from posttrainbench.catalog import Benchmark
 from posttrainbench.errors import ConfigurationError, InfrastructureError, PTBError
 from posttrainbench.files import fsync_directory, remove_tree, sha256_file, write_atomic, write_json
 from posttrainbench.gateway.sealed_config import SealedConfig
-from posttrainbench.pipeline import outside, protocol, quota, sealed
+from posttrainbench.pipeline import outside, protocol, quota
 from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
@@ -257,7 +257,6 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     hub = outside.Base(
         id=model.entry.base, instruct=model.entry.instruct, directory=model.base, revision=model.revision
     )
-    sealed.check(spec, network)
     gateway = outside.check(agent, spec, benchmark, network, model=hub)
     machine = hardware.detect()
     gpus = _gpus(spec, machine)

@@ -128,8 +128,8 @@ class RunSpec:
                 raise ConfigurationError(f"{option} {chosen!r} cannot be; known: {', '.join(known)}")
         if self.test_data == "visible" and (self.test_feedback, self.test_hours) != ("score", None):
             raise ConfigurationError("--test-feedback and --test-hours need --test-data sealed")
-        if self.test_calls < 1:
-            raise ConfigurationError(f"--test-calls {self.test_calls} cannot be; give a number >= 1")
+        if not 1 <= self.test_calls <= 9999:
+            raise ConfigurationError(f"--test-calls {self.test_calls} cannot be; give a number from 1 to 9999")
         if self.test_hours is not None and not (math.isfinite(self.test_hours) and self.test_hours > 0):
             raise ConfigurationError(f"--test-hours {self.test_hours:g} cannot be; give hours > 0")
 
