@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A real HTCondor pool of three startds on this machine, for the opt-in tests of tests/launch/test_htcondor.py. As root:
+# A real HTCondor pool of three startds on this machine, for the opt-in tests of tests/launch/test_htcondor_pool.py. As root:
 #   scripts/condor_lab.sh up       # the first time debootstrap and apt, about 2 minutes and 590 MB; then 3 s
-#   PTB_TEST_HTCONDOR=1 pytest tests/launch/test_htcondor.py
+#   PTB_TEST_HTCONDOR=1 pytest tests/launch/test_htcondor_pool.py
 #   scripts/condor_lab.sh run condor_status     # a program inside, as the user `tester`, in this directory
 #   scripts/condor_lab.sh down     # the root stays in /var/tmp/ptb-condor for the next time, with nothing mounted
 # Debian trixie (bookworm has no condor package, the pip wheel no daemons) as the root of a mount namespace of its own, by

@@ -186,7 +186,7 @@ def _job(row: Mapping[str, Any]) -> Job:
         state=state,
         id=f"{row['ClusterId']}.{row['ProcId']}",
         node=str(row.get("RemoteHost") or row.get("LastRemoteHost") or ""),
-        detail=f"{word}: {hold}" if hold and (state == "ended" or word == "held") else word,
+        detail=f"{word}: {hold}" if hold and (word == "held" or code != _BY_USER) else word,
         booked={"state": word, **booked},
         failure=_failure(status, int(code or 0), int(subcode or 0)) if state == "ended" else None,
     )

@@ -45,7 +45,8 @@ def probe(backend: Backend) -> list[Check]:
 def _crowded(checks: list[Check]) -> bool:
     """Whether the probe itself could not fork. Where only RLIMIT_NPROC limits processes, other runs of the same user,
     which may be at their own probes, count too: seen with six cells that began at once in an HTCondor pool."""
-    return any(not check.ok and "Resource temporarily unavailable" in check.detail for check in checks)
+    said = ("Resource temporarily unavailable", "could not be started, so nothing was tried")
+    return any(not check.ok and text in check.detail for check in checks for text in said)
 
 
 def _probe(backend: Backend) -> list[Check]:
