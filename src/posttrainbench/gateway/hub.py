@@ -90,6 +90,7 @@ class Door:
         self.refusals = 0
         self.noted: set[tuple[str, str, str, str]] = set()
         self._facts: OrderedDict[tuple[str, str, str], tuple[float, File]] = OrderedDict()
+        self._private: dict[str, bool] = {}
         self._relations: OrderedDict[tuple[str, str, str], Relation] = OrderedDict()
         self._answers = asyncio.Semaphore(_ANSWERS_AT_A_TIME)
 
@@ -188,7 +189,7 @@ class Door:
                     kind=request.headers.get("Content-Type", "")[:100],
                 )
             except (Unavailable, Answered):
-                listed = self._from_cache(ask)
+                listed = None if ask.repo is None or await self._hidden(ask.repo) else self._from_cache(ask)
                 if listed is None:
                     raise
                 data, headers = (
@@ -267,6 +268,8 @@ class Door:
     async def _known(self, repo: Repo, revision: str, path: str) -> File:
         """Size and hash of a file, from the host's cache or the hub."""
         if self.cache and (found := self.cache.file(repo, revision, path)):
+            if await self._hidden(repo):
+                raise Answered(status=404, headers={"X-Error-Code": "RepoNotFound"})
             return found
         key = (f"{repo.kind}:{repo.name}", revision, path)
         kept = self._facts.get(key)
@@ -280,6 +283,26 @@ class Door:
             while len(self._facts) > _KEPT_FACTS:
                 self._facts.popitem(last=False)
         return found
+
+    async def _hidden(self, repo: Repo) -> bool:
+        """Whether the hub shows a repository to nobody: then the host's copy is private, and stays so.
+
+        Where no hub has answered in this run (a machine without a network), what the host has is taken for public.
+        """
+        if repo.key == self.config.base.casefold():
+            return False
+        key = f"{repo.kind}:{repo.key}"
+        if key not in self._private:
+            try:
+                await self.hub.json(repo.api, self.policy.check_repo, limit=_LARGEST_ANSWER)
+                self._private[key] = False
+            except Answered as answered:
+                self._private[key] = answered.headers.get("X-Error-Code") != "GatedRepo"
+            except Unavailable:
+                return self.hub.answered
+            while len(self._private) > _KEPT_FACTS:
+                self._private.pop(next(iter(self._private)))
+        return self._private[key]
 
     async def _relation(self, file: File) -> Relation:
         """What a repository says that it was made from, and the shapes in the configurations beside a file.

@@ -122,6 +122,8 @@ class Hub:
     def __init__(self, context: Context, config: HubConfig) -> None:
         self._context = context
         self._config = config
+        self.answered = False
+        """Whether the hub has answered anything in this run."""
         self._host = urlsplit(config.upstream).netloc
         self._base = urlsplit(config.upstream).path.rstrip("/")
 
@@ -161,6 +163,7 @@ class Hub:
         url, seen, token = self.url(path), dict[str, str](), False
         for _ in range(_MOST_HOPS):
             response = await self._once(method, url, headers or {}, body, token=token)
+            self.answered = True
             try:
                 if response.status in (401, 403) and not token and response.headers.get("X-Error-Code") == "GatedRepo":
                     # shown only where a licence asks for it: what else its owner may read is not the agent's
