@@ -148,3 +148,17 @@ def test_damaged_directories_do_not_stop_the_table(tmp_path: Path) -> None:
 
 def test_no_runs(tmp_path: Path) -> None:
     assert as_text(aggregate(tmp_path)) == "no runs yet"
+
+
+def test_sealed_and_visible_runs_are_rows_of_their_own(tmp_path: Path) -> None:
+    """A score that was made without the test items in sight is no repetition of one that was made with them."""
+    for number, test_data in enumerate((None, "visible", "sealed (score)", "sealed (items)")):
+        add(tmp_path, "scripted:a", "Qwen3-4B-Base", "gsm8k", "scored", 0.2 * (number + 1), number)
+        [file] = tmp_path.glob(f"adhoc/*-{number}/run.json")
+        write_json(file, {**json.loads(file.read_text()), "protocol": {"version": "1", "test_data": test_data}})
+    found = {name: row["n_runs"] for name, row in rows(tmp_path).items() if row["kind"] == "agent"}
+    assert found == {
+        "scripted:a": 2,
+        "scripted:a (sealed test data, told: score)": 1,
+        "scripted:a (sealed test data, told: items)": 1,
+    }

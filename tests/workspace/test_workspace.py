@@ -9,7 +9,9 @@ import pytest
 
 from posttrainbench import catalog
 from posttrainbench.files import sha256_file
+from posttrainbench.gateway.sealed_config import SealedConfig
 from posttrainbench.hardware import GPU, Hardware
+from posttrainbench.integrity import tokens
 from posttrainbench.workspace import build, prompt
 from posttrainbench.workspace.build import Job, template_for
 from posttrainbench.workspace.prompt import format_hours
@@ -96,3 +98,38 @@ def test_building_again_starts_afresh(tmp_path: Path) -> None:
     (job.task / "evaluate.py").write_text("tampered")
     assert build(job, model=entry, benchmark=catalog.benchmark("smoke-math"), prompt="p") == first
     assert not (job.task / "leftover").exists()
+
+
+def test_prompt_tells_of_sealed_test_data_what_is_so() -> None:
+    settings = SealedConfig(benchmark="gsm8k", base_model="b", calls=100, seconds=18_000.0)
+    common = {"model": "m", "model_path": "/models/m", "hours": 10.0, "hardware": "h", "network": "closed."}
+    gsm8k, smoke = catalog.benchmark("gsm8k"), catalog.benchmark("smoke-math")
+    visible = prompt(benchmark=gsm8k, **common)
+    sealed = prompt(benchmark=gsm8k, sealed=settings, **common)
+    assert "sealed" not in visible and "You may look at them" in visible
+    assert "You may look at them" not in sealed and "no item of the benchmark is in this environment" in sealed
+    for needle in ("at most 100 in this run", "together 5 hours at most", "multiple of 132", "GPU memory", "--job"):
+        assert needle in sealed
+    assert "smoke-math-train.jsonl" not in sealed
+    assert "smoke-math-train.jsonl" in prompt(
+        benchmark=smoke, sealed=SealedConfig(benchmark="smoke-math", base_model="b", calls=1), **common
+    )
+
+
+def test_prompt_tells_which_tokens_may_be_added() -> None:
+    text = prompt(
+        benchmark=catalog.benchmark("gsm8k"), model="m", model_path="/m", hours=1, hardware="h", network="closed."
+    )
+    assert f"Up to {tokens.MOST} tokens may be added" in text and "`<|name|>`" in text
+
+
+@pytest.mark.parametrize("benchmark", [entry.id for entry in catalog.benchmarks()])
+def test_every_benchmark_can_be_sealed(benchmark: str, tmp_path: Path) -> None:
+    entry = catalog.find_base_model("ptb-tiny")
+    assert entry is not None
+    job = Job(root=tmp_path / "job")
+    manifest = build(job, model=entry, benchmark=catalog.benchmark(benchmark), prompt="p", sealed=True)
+    assert sha256_file(job.task / "evaluate.py") == manifest["evaluate.py"]
+    text = (job.task / "evaluate.py").read_text()
+    compile(text, "evaluate.py", "exec")
+    assert "posttrainbench" not in text and "$" not in text
