@@ -204,7 +204,7 @@ def test_a_full_disk_in_the_middle_loses_nothing(base_model: Path, tmp_path: Pat
     """The results disk (a small tmpfs) fills while the agent works: one line, exit code 2; with room again, resume ends."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
-    run = " ".join(arguments(base_model, Path("disk"), "fill_disk"))
+    run = " ".join(arguments(base_model, Path("disk"), "fill_once"))
     script = f"""
         mkdir disk; mount -t tmpfs -o size=160m none disk
         PTB="{sys.executable} -m posttrainbench"

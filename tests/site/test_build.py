@@ -165,6 +165,20 @@ def test_nothing_secret_and_no_test_item_is_in_the_site(site: SimpleNamespace, r
             assert file.name == ".ptb-site.json" or str(results).encode() not in raw, file
 
 
+def test_copies_of_fetched_data_are_left_out(tmp_path: Path) -> None:
+    """They have licences of their own: neither their content nor their names are published."""
+    root = tree(tmp_path / "results")
+    for record in sorted(root.rglob("run.json")):
+        kept = record.parent / "gateway" / "hub-files"
+        kept.mkdir(parents=True, exist_ok=True)
+        (kept / "c0ffee-of-somebody-else.jsonl").write_text('{"text": "licensed-to-somebody-else"}')
+    build(root, tmp_path / "site", options=Options(with_items=True))
+    files = [path for path in (tmp_path / "site").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert b"somebody-else" not in path.read_bytes(), path
+
+
 def test_questions_and_answers_are_there_when_asked_for(tmp_path: Path) -> None:
     run(tmp_path / "results", "one")
     build(tmp_path / "results", tmp_path / "site", options=Options(with_items=True), jobs=1)
