@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.files import remove_tree
 from posttrainbench.gateway.sealed_spool import Spool, read_calls
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.run_dir import now
@@ -210,8 +211,9 @@ class Evaluations:
 
     def _settle(self) -> None:
         """An evaluation that the evaluator could not end properly any more gets its result here."""
-        from posttrainbench.pipeline.sealed_worker import failed
+        from posttrainbench.pipeline.sealed_worker import DRAFT, failed
 
+        remove_tree(self._run.path / DRAFT)
         spool = Spool(self._run.path / "gateway")
         for job in spool.jobs():
             if spool.result(job.id) is None:
