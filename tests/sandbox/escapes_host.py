@@ -31,7 +31,7 @@ START = (
 )
 _SETTINGS = (
     *("kernel/hostname", "kernel/domainname", "kernel/core_pattern", "kernel/modprobe", "kernel/sysrq", "fs/file-max"),
-    *("vm/overcommit_memory", "net/ipv4/ip_forward", "net/ipv4/ip_unprivileged_port_start", "user/max_user_namespaces"),
+    *("vm/overcommit_memory", "net/ipv4/ip_unprivileged_port_start", "user/max_user_namespaces"),
     *("fs/suid_dumpable", "kernel/printk", "vm/swappiness"),
 )
 
@@ -59,6 +59,7 @@ class Host:
     token: str = field(default_factory=lambda: f"ptbesc{secrets.token_hex(6)}")
     orders: dict[str, Any] = field(default_factory=dict)
     reached: list[str] = field(default_factory=list)
+    clock: float = field(default_factory=lambda: time.time() - time.monotonic())
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[Host]:
@@ -126,15 +127,19 @@ class Host:
             with contextlib.suppress(OSError):
                 found[name] = Path("/proc/sys", name).read_text().strip()
         found["hostname"] = socket.gethostname()
-        # the clock may be slewed, but not set: half a minute of tolerance for a busy machine
-        found["clock"] = str(round((time.time() - time.monotonic()) / 30))
+        # it may be slewed meanwhile, but not set
+        moved = time.time() - time.monotonic() - self.clock
+        found["clock"] = "as it was" if abs(moved) < 5 else f"moved by {moved:.0f} s"
         found["swap and modules"] = Path("/proc/swaps").read_text() + str(
             {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
             & {"sctp", "dccp", "dummy", "tun"}
             if Path("/proc/modules").exists()
             else ""
         )
-        found["routes"] = Path("/proc/net/route").read_text()
+        # tests of container engines may make networks of theirs meanwhile
+        found["routes"] = str(
+            [line for line in Path("/proc/net/route").read_text().splitlines() if line.startswith("lo")]
+        )
         found["interfaces"] = str([name for _, name in socket.if_nameindex() if name.startswith("ptbesc")])
         found["mounts"] = str(
             [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.base) in line]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.pipeline import trace
-from posttrainbench.pipeline.collect import take_snapshot
+from posttrainbench.pipeline.collect import Places, take_snapshot, take_submission
 from posttrainbench.pipeline.reopen import reopen
 from posttrainbench.sandbox import Backend, Limits, Spec, python_runtime
 from posttrainbench.sandbox.watchdog import disk_usage
@@ -51,6 +52,7 @@ LISTED = (
     "another run at the same time (signals, files, sockets, memory)",
     "secrets beside the interpreter's links",
     "a path too long to be collected",
+    "a sparse giant where collection has to copy",
 )
 
 
@@ -390,6 +392,27 @@ def test_path_too_long_to_be_collected(run, job: Job, tmp_path: Path) -> None:
     taken = take_snapshot(job.temporary, tmp_path / ("longer" * 4) / "kept", prefix="tmp", skip=set(), budget=1 << 20)
     assert any("too long" in entry["reason"] for entry in taken.refused)
     subprocess.run(["rm", "-rf", str(tmp_path / ("longer" * 4))], check=True)
+
+
+def test_sparse_giant_that_is_copied(tmp_path: Path) -> None:
+    # stopped by: holes stay holes. With a disk of its own for the agent nothing can be linked
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        source = Path(other, "home", "final_model")
+        source.mkdir(parents=True)
+        with (source / "giant.bin").open("wb") as file:
+            file.write(b"begin")
+            file.seek(3 << 30)
+            file.write(b"middle")
+            file.truncate(40 << 30)
+        places = Places({PurePosixPath("/home/agent"): Path(other, "home")})
+        inside = PurePosixPath("/home/agent/final_model")
+        taken = take_submission(inside, places, tmp_path / "final_model", own=Path(other))
+    copy = tmp_path / "final_model" / "giant.bin"
+    assert taken.total == copy.stat().st_size == 40 << 30 and copy.stat().st_blocks * 512 < 1 << 20
+    with copy.open("rb") as file:
+        assert file.read(5) == b"begin"
+        file.seek(3 << 30)
+        assert file.read(6) == b"middle"
 
 
 def test_secrets_beside_the_interpreters_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

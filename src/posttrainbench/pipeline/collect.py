@@ -117,6 +117,27 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, holes as holes: what the agent's disk held has to fit on the host's too."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        size, at = os.fstat(reader.fileno()).st_size, 0
+        while at < size:
+            try:
+                at = os.lseek(reader.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    break  # nothing but a hole is left
+                raise
+            end = os.lseek(reader.fileno(), at, os.SEEK_HOLE)
+            os.lseek(writer.fileno(), at, os.SEEK_SET)
+            while at < end:
+                sent = os.sendfile(writer.fileno(), reader.fileno(), at, end - at)
+                if not sent:
+                    raise OSError(errno.EIO, "the file became shorter")
+                at += sent
+        writer.truncate(size)
+
+
 def _take_file(source: Path, target: Path, *, own: bool = True) -> None:
     """Hard-link, or copy where that is impossible; the name at the target belongs to the harness alone.
 
@@ -133,7 +154,7 @@ def _take_file(source: Path, target: Path, *, own: bool = True) -> None:
         target.chmod(0o644)
     except OSError:
         target.unlink(missing_ok=True)
-        shutil.copyfile(source, target)
+        _copy(source, target)
 
 
 def _taken(source: Path, target: Path, name: str, into: Taken, *, own: bool = True) -> bool:
