@@ -94,8 +94,8 @@ def test_evaluation_jobs_survive_everything(half: Lab, slurm: Any, monkeypatch: 
         gone = [job for key in list(sweep.cells)[4:8] for job in alive(Part.EVALUATION).get(key, [])]
         run(lab, "scancel", *gone)
         endless = until(lambda: job_of(root, "forever"))
-        napping = until(lambda: job_of(root, "nap"))
-        run(lab, "scontrol", "requeue", napping)
+        requeued = until(lambda: job_of(root, "half_model"))
+        run(lab, "scontrol", "requeue", requeued)
         # a node dies, whatever is at work on it
         until(lambda: len(results(root)) >= 2, seconds=240)
         lost = run(lab, "squeue", "-h", "-j", endless, "-o", "%N").strip()
