@@ -16,6 +16,7 @@ from tests.support.model_server import Fault, ModelServer, Script
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_sixty_runs_survive_killed_starters_and_a_killed_slot(lab: Lab) -> None:
     """The starter dies three times at random moments and a slot once: every cell ends once, with its status."""
     root = lab.write(text_of({"nap.py": 2, "copy_base.py": 1, "hog.py": 1, "brief.py": 56}, run="memory_gib = 0.5"))
@@ -29,7 +30,7 @@ def test_sixty_runs_survive_killed_starters_and_a_killed_slot(lab: Lab) -> None:
     slot = root / ".sweep" / "slots" / "0.json"
     pid = until(lambda: (told := json.loads(slot.read_text()))["cell"] and told["pid"])
     os.kill(pid, signal.SIGKILL)
-    lab.sweep("start", "s.toml", "--wait")
+    lab.sweep("start", "s.toml", "--wait", timeout=900)
     keys = list(lab.status(root))
     assert len(keys) == 60
     seen = check_once(root, keys)
