@@ -105,7 +105,7 @@ def test_prompt_tells_of_sealed_test_data_what_is_so() -> None:
     common = {"model": "m", "model_path": "/models/m", "hours": 10.0, "hardware": "h", "network": "closed."}
     gsm8k, smoke = catalog.benchmark("gsm8k"), catalog.benchmark("smoke-math")
     visible = prompt(benchmark=gsm8k, **common)
-    sealed = prompt(benchmark=gsm8k, sealed=settings, **common)
+    sealed = " ".join(prompt(benchmark=gsm8k, sealed=settings, **common).split())
     assert "sealed" not in visible and "You may look at them" in visible
     assert "You may look at them" not in sealed and "no item of the benchmark is in this environment" in sealed
     for needle in ("at most 100 in this run", "together 5 hours at most", "multiple of 132", "GPU memory", "--job"):

@@ -140,7 +140,7 @@ class Evaluations:
             process.stdin.flush()
         if not _says_ready(process.stdout):
             self.stop()
-            raise InfrastructureError(f"the evaluator of the sealed test data does not start; see {log}", kind="sealed")
+            raise InfrastructureError(f"the evaluator of the sealed test data does not start; see {log}")
 
     def tend(self) -> bool:
         """Start the evaluator again if it died; call it a few times a second. Always false, for use among conditions.
@@ -157,9 +157,7 @@ class Evaluations:
         if self._restarts > _RESTARTS:
             self._process = None
             log = self._run.path / "gateway" / "sealed.log"
-            raise InfrastructureError(
-                f"the evaluator of the sealed test data died {self._restarts} times; see {log}", kind="sealed"
-            )
+            raise InfrastructureError(f"the evaluator of the sealed test data died {self._restarts} times; see {log}")
         self.start()
         return False
 
@@ -192,7 +190,7 @@ class Evaluations:
         self._settle()
         if self.survivors:
             raise InfrastructureError(
-                f"{self.survivors} processes of an evaluation outlived it; the GPU may not be free", kind="sealed"
+                f"{self.survivors} processes of an evaluation outlived it; the GPU may not be free", kind="sandbox"
             )
 
     def record(self) -> dict[str, Any] | None:

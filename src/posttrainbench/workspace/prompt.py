@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,25 +29,29 @@ def format_hours(hours: float) -> str:
 _TEMPLATE = """It renders prompts
   with the chat template in `templates/`; the template inside your model directory is not used."""
 _VISIBLE = (_TEMPLATE, "You may look at them and score your models with `evaluate.py`.")
-_SEALED_RULE = """They are sealed: you get scores from `evaluate.py`, and the items from nowhere. Do not look for them
-   elsewhere."""
+_SEALED_RULE = (
+    "They are sealed: you get scores from `evaluate.py`, and the items from nowhere. Do not look for them elsewhere."
+)
 
 
 def _sealed_text(sealed: SealedConfig, benchmark: Benchmark) -> str:
     """What an agent has to know of evaluations that the harness makes for it."""
-    told = "scores with standard errors" if sealed.feedback == "score" else "scores, and right or wrong for each item"
+    answer = "scores with standard errors" if sealed.feedback == "score" else "scores, and right or wrong for each item"
     steps = f", rounded up to a multiple of {sealed.step}" if sealed.step > 1 else ""
     graded = f" and on {sealed.items} items" if sealed.items is not None else ""
     training = ""
     if benchmark.suite == "smoke":
         training = f" Training problems of its kind are in `{TRAINING_FILE}`."
-    return f"""{_TEMPLATE}
-- The test data is sealed: no item of the benchmark is in this environment.{training} `evaluate.py` asks the harness, which
-  copies the model directory (anywhere below `{paths.HOME}` or `{paths.TEMPORARY}`) and scores it outside of your sandbox, on
-  the same hardware, GPU memory included: free what you can before. You get {told}. There is one evaluation at a
-  time; at most {sealed.calls} in this run{graded}, together {format_hours(sealed.seconds / 3600)} at most. `--limit N` takes
-  a fixed random part of the items{steps}. It may take long: when `evaluate.py` was interrupted, `python evaluate.py
-  --job JOB` goes on waiting for the same evaluation. What is under way at the deadline is ended without a score."""
+    hours = format_hours(sealed.seconds / 3600)
+    told = f"""The test data is sealed: no item of the benchmark is in this environment.{training} `evaluate.py` asks the harness,
+        which copies the model directory (anywhere below `{paths.HOME}` or `{paths.TEMPORARY}`) and scores it outside of your
+        sandbox, on the same hardware, GPU memory included: free what you can before. You get {answer}. There is one evaluation
+        at a time; at most {sealed.calls} in this run{graded}, together {hours} at most. `--limit N` takes a fixed random part
+        of the items{steps}. It may take long: when `evaluate.py` was interrupted, `python evaluate.py --job JOB` goes on
+        waiting for the same evaluation. What is under way at the deadline is ended without a score."""
+    told = " ".join(told.split())
+    wrapped = textwrap.fill(told, width=118, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+    return f"{_TEMPLATE}\n- {wrapped}"
 
 
 def prompt(
