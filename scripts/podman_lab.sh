@@ -3,6 +3,7 @@
 #
 #   scripts/podman_lab.sh          make the image for the user who calls; prints its name
 #   scripts/podman_lab.sh user     (root) also an ordinary user, ptb-podman, with the image; prints the user's name
+#   scripts/podman_lab.sh labelled an image that brings its own Python, as `ptb image build` makes them; prints its name
 #   scripts/podman_lab.sh clean    remove image, user and files
 set -euo pipefail
 
@@ -18,7 +19,7 @@ as_user() { # a clean environment and a home of the user's own
 }
 
 if [ "${1:-}" = clean ]; then
-  podman rmi --force $image >/dev/null 2>&1 || true
+  podman rmi --force $image $image-labelled >/dev/null 2>&1 || true
   if [ "$(id -u)" = 0 ] && getent passwd $user >/dev/null; then
     home=$(getent passwd $user | cut -d: -f6)
     as_user podman system reset --force >/dev/null 2>&1 || true
@@ -46,6 +47,18 @@ if ! podman image exists $image; then
   podman import --quiet "$place/rootfs.tar" $image >/dev/null || fail "podman import failed"
 fi
 
+if [ "${1:-}" = labelled ] && ! podman image exists $image-labelled; then
+  podman build --quiet --network none --pull=never --tag $image-labelled - >/dev/null 2>"$place/build.log" <<EOF \
+    || fail "podman build: $(tail -n 1 "$place/build.log")"
+FROM $image
+RUN mkdir -p /opt/posttrainbench/bin && ln -s /usr/bin/python3 /opt/posttrainbench/bin/python \
+  && echo /opt/posttrainbench/src >/usr/lib/python3/dist-packages/posttrainbench.pth
+LABEL org.posttrainbench.python=/opt/posttrainbench/bin/python
+VOLUME /var/lib/db
+ENV LEAK=from-image
+EOF
+fi
+
 if [ "${1:-}" = user ]; then
   [ "$(id -u)" = 0 ] || fail "only root can make another user"
   if ! getent passwd $user >/dev/null; then
@@ -61,6 +74,8 @@ if [ "${1:-}" = user ]; then
     as_user podman import --quiet "$place/rootfs.tar" $image >/dev/null || fail "podman import as $user failed"
   }
   echo $user
+elif [ "${1:-}" = labelled ]; then
+  echo $image-labelled
 else
   echo $image
 fi

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.pipeline.prepare import check_capabilities, prepare
 from posttrainbench.pipeline.spec import RunSpec
-from posttrainbench.sandbox import Capabilities
+from posttrainbench.sandbox import Capabilities, Spec
+from posttrainbench.sandbox.probes import probe
 from tests.conftest import AGENTS, Ptb
+from tests.sandbox.conftest import lab, usable
 
 ABLE = Capabilities(
     network_isolation=True,
@@ -82,6 +85,18 @@ def test_no_image_is_one_clear_line(ptb: Ptb, base_model: Path, more: tuple[str,
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "--image" in done.stderr or "no image" in done.stderr or "not installed" in done.stderr
+
+
+def test_an_image_that_brings_its_python():
+    """As `ptb image build` makes them: its Python and packages, this harness's code."""
+    if os.environ.get("PTB_TEST_IMAGE"):
+        pytest.skip("an image of its own was asked for")
+    backend = usable("podman", lab("labelled"))
+    runtime, output = backend.runtime(), bytearray()
+    script = "import os, posttrainbench; print(posttrainbench.__file__, os.environ.get('LEAK'), os.path.exists('/var/lib/db'))"
+    backend.run(Spec(argv=[runtime.executable, "-c", script]), on_output=output.extend)
+    assert output.decode() == "/opt/posttrainbench/src/posttrainbench/__init__.py None False\n"
+    assert [check for check in probe(backend) if not check.ok] == []
 
 
 @pytest.mark.slow

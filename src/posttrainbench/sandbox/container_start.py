@@ -29,10 +29,10 @@ from posttrainbench.sandbox.limits import EngineGroup
 from posttrainbench.sandbox.seccomp import build_filter
 from posttrainbench.sandbox.spec import Spec
 
-# An engine needs 0.3 s; the first start of a large image on a loaded machine much more.
-_SETUP_S = 180.0
-# What an engine may take to remove a dead container.
-_REMOVE_S = 60.0
+# An engine needs 0.3 s; the first start of a large image, or one while another image is built, minutes.
+_SETUP_S = 600.0
+# The same for the removal of a dead container; nothing runs in it any more.
+_REMOVE_S = 300.0
 _KILLED = 128 + signal.SIGKILL
 _INSIDE = ("container_inside.py", "forwarder.py")
 

@@ -35,8 +35,11 @@ from posttrainbench.scratch import Scratch
 
 # How an image says that it brings the harness's packages; see docs/containers.md.
 PYTHON_LABEL = "org.posttrainbench.python"
+# By which `ptb clean` finds the containers of harnesses that were killed with their engine.
+RUN_LABEL = "org.posttrainbench.run"
 PACKAGE_INSIDE = "/opt/posttrainbench/src/posttrainbench"
-_ANSWER_S = 60.0
+# While an image is built or pulled, podman's other commands wait for its storage: over a minute was seen.
+_ANSWER_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,8 +340,13 @@ class ContainerBackend(ABC):
                 timeout=_ANSWER_S,
                 check=False,
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise InfrastructureError(f"{path} does not answer ({error}): {self.install}") from error
+        except subprocess.TimeoutExpired:
+            raise InfrastructureError(
+                f"{path} has not answered for {_ANSWER_S:.0f} s: wait until other work of its own, such as the building of an "
+                "image, is done"
+            ) from None
+        except OSError as error:
+            raise InfrastructureError(f"{path} does not run ({error}): {self.install}") from error
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
             raise InfrastructureError(f"{' '.join([self.program, *arguments[:2]])} failed ({last}): {self.install}")

@@ -50,6 +50,7 @@ class Docker(ContainerBackend):
         """`docker run`."""
         limits, user, size = container.limits, container.user, container.memory_file_systems
         argv = [container.engine.path, *container.engine.options, "run", "--rm", "--name", container.name]
+        argv += ["--label", f"{RUN_LABEL}={container.name}"]
         argv += ["--pull", "never", "--log-driver", "none", "--network", "none", "--hostname", "sandbox"]
         argv += ["--ipc", "private", "--cgroupns", "private", "--user", f"{user.inside}:{user.inside}"]
         if container.engine.remapped:

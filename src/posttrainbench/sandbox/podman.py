@@ -89,6 +89,7 @@ class Podman(ContainerBackend):
         """`podman run`; golden-tested and run."""
         limits, user = container.limits, container.user
         argv = [container.engine.path, *container.engine.options, "run", "--rm", "--name", container.name]
+        argv += ["--label", f"{RUN_LABEL}={container.name}"]
         argv += ["--pull", "never", "--log-driver", "none", "--network", "none", "--no-hosts", "--http-proxy=false"]
         argv += ["--hostname", "sandbox", "--ipc", "private", "--uts", "private", "--cgroupns", "private"]
         argv += ["--user", f"{user.inside}:{user.inside}", "--passwd=false"]
