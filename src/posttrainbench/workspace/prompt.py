@@ -43,12 +43,13 @@ def _sealed_text(sealed: SealedConfig, benchmark: Benchmark) -> str:
     if benchmark.suite == "smoke":
         training = f" Training problems of its kind are in `{TRAINING_FILE}`."
     hours = format_hours(sealed.seconds / 3600)
-    told = f"""The test data is sealed: no item of the benchmark is in this environment.{training} `evaluate.py` asks the harness,
-        which copies the model directory (anywhere below `{paths.HOME}` or `{paths.TEMPORARY}`) and scores it outside of your
-        sandbox, on the same hardware, GPU memory included: free what you can before. You get {answer}. There is one evaluation
-        at a time; at most {sealed.calls} in this run{graded}, together {hours} at most. `--limit N` takes a fixed random part
-        of the items{steps}. It may take long: when `evaluate.py` was interrupted, `python evaluate.py --job JOB` goes on
-        waiting for the same evaluation. What is under way at the deadline is ended without a score."""
+    told = f"""The test data is sealed: no item of the benchmark is in this environment.{training} `evaluate.py` asks
+        the harness, which copies the model directory (anywhere below `{paths.HOME}` or `{paths.TEMPORARY}`) and
+        scores it outside of your sandbox, on the same hardware, GPU memory included: free what you can before.
+        You get {answer}. There is one evaluation at a time; at most {sealed.calls} in this run{graded},
+        together {hours} at most. `--limit N` takes a fixed random part of the items{steps}. It may take long:
+        when `evaluate.py` was interrupted, `python evaluate.py --job JOB` goes on waiting for the same
+        evaluation. What is under way at the deadline is ended without a score."""
     told = " ".join(told.split())
     wrapped = textwrap.fill(told, width=118, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
     return f"{_TEMPLATE}\n- {wrapped}"
