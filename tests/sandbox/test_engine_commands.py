@@ -54,7 +54,8 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PODMAN = """
-/usr/bin/x run --rm --name ptb-1-ab --pull never --log-driver none --network none --no-hosts --http-proxy=false
+/usr/bin/x run --rm --name ptb-1-ab --label org.posttrainbench.run=ptb-1-ab
+--pull never --log-driver none --network none --no-hosts --http-proxy=false
 --hostname sandbox --ipc private --uts private --cgroupns private --user 1000:1000 --passwd=false
 --userns keep-id:uid=1000,gid=1000 --cap-drop all --security-opt no-new-privileges --security-opt label=disable
 --oom-score-adj 500 --read-only --read-only-tmpfs=false --image-volume ignore --systemd=false --no-healthcheck
@@ -66,7 +67,7 @@ PODMAN = """
 """
 
 DOCKER = """
-/usr/bin/x run --rm --name ptb-1-ab --pull never --log-driver none --network none --hostname sandbox
+/usr/bin/x run --rm --name ptb-1-ab --label org.posttrainbench.run=ptb-1-ab --pull never --log-driver none --network none --hostname sandbox
 --ipc private --cgroupns private --user 1000:1000 --cap-drop ALL --security-opt no-new-privileges
 --security-opt label=disable --oom-score-adj 500 --read-only --init=false --no-healthcheck --sig-proxy=false --workdir /
 --shm-size 1073741824 --memory 1073741824 --memory-swap 1073741824 --pids-limit 99

@@ -46,7 +46,8 @@ def test_sound_sandbox(backend: Backend):
     checks = probe(backend)
     assert broken(checks) == set(), checks
     assert {check.name for check in checks} == NAMES
-    assert time.monotonic() - started < 20  # 0.4 s alone; other jobs share the machine
+    if backend.name == "bubblewrap":
+        assert time.monotonic() - started < 20  # 0.4 s alone; other jobs share the machine
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrainbench.sandbox import Limits, Spec, command, launcher
+from posttrainbench.sandbox import Backend, Limits, Spec, command, launcher
 from posttrainbench.sandbox.containers import ContainerBackend
 
 DAEMON = """
@@ -29,6 +29,12 @@ while not os.path.exists('beat'): time.sleep(0.01)
 """
 
 
+@pytest.fixture
+def soon(backend: Backend) -> float:
+    """Seconds in which a command ends that is told to. An engine's own start and removal wait for its other work."""
+    return 120.0 if isinstance(backend, ContainerBackend) else 10.0
+
+
 def silent(heartbeat: Path) -> bool:
     before = heartbeat.stat().st_size
     time.sleep(0.1)
@@ -41,27 +47,26 @@ def work(tmp_path: Path) -> dict[str, object]:
     return {"rw": {"/w": tmp_path / "work"}, "cwd": "/w"}
 
 
-def test_daemon_dies_with_the_command(run, work, tmp_path):
-    started = time.monotonic()
+def test_daemon_dies_with_the_command(run, work, tmp_path, soon):
     result, output = run(argv=["/usr/bin/python3", "-c", DAEMON + "print('end'); sys.exit(4)"], **work)
     assert (result.returncode, result.reason, output) == (4, "exit", "end\n")
     assert silent(tmp_path / "work" / "beat")
-    assert time.monotonic() - started < 20  # the daemon held the output pipe open
+    assert result.wall_s < 2 * soon  # the daemon held the output pipe open
 
 
-def test_deadline_lets_the_agent_save(run, work, tmp_path):
+def test_deadline_lets_the_agent_save(run, work, tmp_path, soon):
     script = "trap 'echo saved >saved; exit 3' TERM; while :; do sleep 0.05; done"
     result, _ = run(script, limits=Limits(wall_s=1, grace_s=20), **work)
     assert (result.returncode, result.reason) == (3, "deadline")
     assert (tmp_path / "work" / "saved").exists()
-    assert result.wall_s < 10
+    assert result.wall_s < soon
 
 
-def test_deadline_kills_what_ignores_it(run, work, tmp_path):
+def test_deadline_kills_what_ignores_it(run, work, tmp_path, soon):
     script = DAEMON + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)"
     result, _ = run(argv=["/usr/bin/python3", "-c", script], limits=Limits(wall_s=2, grace_s=0.3), **work)
     assert (result.returncode, result.reason) == (137, "deadline")
-    assert 2.3 <= result.wall_s < 10
+    assert 2.3 <= result.wall_s < soon
     assert silent(tmp_path / "work" / "beat")
 
 
@@ -72,17 +77,17 @@ def test_many_processes_are_gone_at_once(run, work):
     assert result.teardown_s < 5  # 20 ms on a quiet machine
 
 
-def test_cancelled(run, work):
+def test_cancelled(run, work, soon):
     result, _ = run("sleep 100", cancelled=lambda: True, **work)
     assert (result.reason, result.returncode) == ("cancelled", 143)
-    assert result.wall_s < 10
+    assert result.wall_s < soon
 
 
-def test_endless_output_does_not_hold_up_the_deadline(run):
+def test_endless_output_does_not_hold_up_the_deadline(run, soon):
     result, output = run("yes", limits=Limits(wall_s=1, grace_s=0))
     assert result.reason == "deadline"
     assert len(output) > 100_000
-    assert result.wall_s < 10
+    assert result.wall_s < soon
 
 
 def test_exception_in_on_output_leaves_nothing(backend, work, tmp_path):

@@ -342,8 +342,7 @@ class ContainerBackend(ABC):
             )
         except subprocess.TimeoutExpired:
             raise InfrastructureError(
-                f"{path} has not answered for {_ANSWER_S:.0f} s: wait until other work of its own, such as the building of an "
-                "image, is done"
+                f"{path} has not answered for {_ANSWER_S:.0f} s: wait until its other work, such as an image, is done"
             ) from None
         except OSError as error:
             raise InfrastructureError(f"{path} does not run ({error}): {self.install}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.sandbox.containers import Container, ContainerBackend, Engine, Image
+from posttrainbench.sandbox.containers import RUN_LABEL, Container, ContainerBackend, Engine, Image
 
 
 class Docker(ContainerBackend):
