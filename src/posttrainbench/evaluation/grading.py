@@ -109,16 +109,16 @@ _QUOTA_SIGNS = (
 )
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause(error: BaseException) -> BaseException:
     """The provider's own error: Inspect hands those that it would retry over in tenacity's wrapping."""
     attempt = getattr(error, "last_attempt", None)
     inner = attempt.exception() if attempt is not None and attempt.done() else None
-    return error if inner is None else _cause(inner)
+    return error if inner is None else cause(inner)
 
 
 def classify(error: BaseException) -> tuple[GradingFailure, float | None]:
     """Kind of an error of any Inspect model provider, and the seconds that the service asked to wait."""
-    error = _cause(error)
+    error = cause(error)
     status = getattr(error, "status_code", None) or getattr(error, "code", None)
     text = f"{error} {getattr(error, 'body', '') or ''}".lower()
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
@@ -436,7 +436,7 @@ async def _ask(
             output: ModelOutput = await grader.generate(list(messages), config=settings)
         except Exception as error:  # every provider has its own error classes
             failure, wait = classify(error)
-            cause = _cause(error)
+            cause = cause(error)
             detail = f"{type(cause).__name__}: {str(cause)[:300]}"
         else:
             if output.usage is not None:

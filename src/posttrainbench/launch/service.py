@@ -108,7 +108,7 @@ def ask_inspect_model(name: str, model: str, *, needed: bool = True) -> Checked:
 
     from inspect_ai.model import GenerateConfig
 
-    from posttrainbench.evaluation.grading import classify, get_grader
+    from posttrainbench.evaluation.grading import cause, classify, get_grader
 
     try:
         # fewer tokens than 16 are refused by some
@@ -118,6 +118,7 @@ def ask_inspect_model(name: str, model: str, *, needed: bool = True) -> Checked:
         return Checked(name=name, ok=False, detail=str(error), kind="configuration", needed=needed)
     except Exception as error:  # every provider has its own
         kind = _FAILURES.get(classify(error)[0], "network")
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = cause(error)
+        said = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
         return Checked(name=name, ok=False, detail=f"{model}: {said}", kind=kind, needed=needed)
     return Checked(name=name, ok=True, detail=f"{model} answers", needed=needed)
