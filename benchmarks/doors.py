@@ -8,6 +8,9 @@ best of each counts, because other work on the machine can only slow one down. M
 of the gateway's process and, where there is one, the interceptor's. The hub door is measured from the host's cache and from
 a hub on loopback; its peer is the same file from that hub, over TLS.
 
+"CPU s/GB" is the time that the door's own processes need: a machine with cores to spare loses none of its speed to it, one
+whose cores are taken by the server and the client does.
+
 Targets: 80 % of the peer where tunnels are passed on, 45 % where they are looked into, in each case at the largest size.
 Last, how long each sandbox takes to start and stop around /bin/true.
 """
@@ -77,14 +80,16 @@ def serve(certificate: str, control: socket.socket) -> None:
         if path.startswith("/api/"):
             told = {"id": REPOSITORY, "sha": COMMIT, "siblings": [], "tags": [], "cardData": {}}
             body = json.dumps(told if "/tree/" not in path and "/paths-info/" not in path else []).encode()
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            )
             return
         size = int(name.partition(".")[0]) if name.partition(".")[0].isdigit() else 0
         extra = ""
         if "/resolve/" in path:
             if size not in hashes:
                 hashes[size] = content_hash(block, size)
-            extra = f"X-Repo-Commit: {COMMIT}\r\nETag: \"{hashes[size]}\"\r\n"
+            extra = f'X-Repo-Commit: {COMMIT}\r\nETag: "{hashes[size]}"\r\n'
         if not size:
             connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
@@ -168,13 +173,24 @@ class Door:
     gateway: Gateway
     url: str
 
-    def peak(self) -> str:
-        """Peak memory of its processes, in MB."""
+    def processes(self) -> list[str]:
+        """The gateway, and what it has started."""
         process = self.gateway._process
         assert process is not None
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [str(process.pid), *Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+    def busy(self) -> float:
+        """CPU seconds so far."""
+        ticks = 0
+        for pid in self.processes():
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def peak(self) -> str:
+        """Peak memory of its processes, in MB."""
         found = []
-        for pid in (str(process.pid), *children):
+        for pid in self.processes():
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             found.append(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")))
         return " + ".join(f"{each:.0f}" for each in found)
@@ -208,22 +224,29 @@ def rate(fetch: Fetch, size: int, streams: int) -> float:
     return size * streams / (time.monotonic() - began) / 1e6
 
 
-def compare(name: str, peer: Fetch, ours: Fetch, found: Door, options: argparse.Namespace, target: float | None) -> None:
+def compare(
+    name: str, peer: Fetch, ours: Fetch, found: Door, options: argparse.Namespace, target: float | None
+) -> None:
     """Print one table."""
     print(f"\n{name}")
-    print(f"{'MB':>6} {'streams':>8} {'direct MB/s':>12} {'door MB/s':>11} {'door/direct':>12}  peak MB")
+    print(
+        f"{'MB':>6} {'streams':>8} {'direct MB/s':>12} {'door MB/s':>11} {'door/direct':>12} {'CPU s/GB':>9}  peak MB"
+    )
     for size in options.sizes:
         for streams in options.streams:
             rates: tuple[list[float], list[float]] = ([], [])
+            before = found.busy()
             for _ in range(options.rounds):
                 for which, fetch in enumerate((peer, ours)):
                     rates[which].append(rate(fetch, size, streams))
+            busy = (found.busy() - before) / (size * streams * options.rounds / 1e9)
             direct, through = max(rates[0]), max(rates[1])
             judged = ""
             if target is not None and size == max(options.sizes):
                 judged = f"  {'meets' if through >= target * direct else 'MISSES'} {target:.0%}"
             print(
-                f"{size / 1e6:>6.0f} {streams:>8} {direct:>12.0f} {through:>11.0f} {through / direct:>12.0%}  {found.peak()}{judged}",
+                f"{size / 1e6:>6.0f} {streams:>8} {direct:>12.0f} {through:>11.0f} {through / direct:>12.0%} {busy:>9.2f}  "
+                f"{found.peak()}{judged}",
                 flush=True,
             )
 
@@ -266,9 +289,12 @@ def measure(options: argparse.Namespace) -> None:
                 if port is None:
                     print(f"\nweb door, tunnels looked into, {name}: not measured: no node for the server")
                     continue
-                with door(directory / name.replace("/", ""), GatewayConfig(web=web), Secrets(authority=authority)) as found:
+                with door(
+                    directory / name.replace("/", ""), GatewayConfig(web=web), Secrets(authority=authority)
+                ) as found:
                     proxied: Fetch = lambda size, port=port, how=how, found=found: [  # noqa: E731
-                        *curl(str(own), how, "--proxy", found.url), f"https://{HOST}:{port}/{size}"
+                        *curl(str(own), how, "--proxy", found.url),
+                        f"https://{HOST}:{port}/{size}",
                     ]
                     compare(
                         f"web door, tunnels looked into (peer: curl without a proxy, {name})",
@@ -293,10 +319,10 @@ def hub(directory: Path, crt: str, port: int, options: argparse.Namespace) -> No
             for start in range(0, size, _BLOCK):
                 file.write(block[: min(_BLOCK, size - start)])
         (snapshot / f"{size}.bin").symlink_to(blob)
-    for name, place, policy in (("upstream", "", "open"), ("cache", str(cache), "open")):
-        settings = HubConfig(policy=policy, upstream=f"https://{HOST}:{port}", cache=place).to_json()
+    target = f"/{REPOSITORY}/resolve/main/"
+    for name, place in (("upstream", ""), ("cache", str(cache))):
+        settings = HubConfig(policy="open", upstream=f"https://{HOST}:{port}", cache=place).to_json()
         with door(directory / f"hub-{name}", GatewayConfig(hub=settings)) as found:
-            target = f"/{REPOSITORY}/resolve/main/"
             peer: Fetch = lambda size: [*curl(crt, "--http1.1"), f"https://{HOST}:{port}{target}{size}.bin"]  # noqa: E731
             ours: Fetch = lambda size, found=found: [*curl(crt), f"{found.url}/hub{target}{size}.bin"]  # noqa: E731
             compare(f"hub door, from {name} (peer: curl from that hub over TLS)", peer, ours, found, options, None)
@@ -322,7 +348,9 @@ def starts(options: argparse.Namespace) -> None:
             began = time.monotonic()
             backend.run(Spec(argv=["/bin/true"], limits=Limits(wall_s=60, grace_s=0)))
             times.append((time.monotonic() - began) * 1000)
-        print(f"{name:>12}  median {statistics.median(times):.0f}  min {min(times):.0f}  max {max(times):.0f}", flush=True)
+        print(
+            f"{name:>12}  median {statistics.median(times):.0f}  min {min(times):.0f}  max {max(times):.0f}", flush=True
+        )
 
 
 def main() -> None:
@@ -335,7 +363,12 @@ def main() -> None:
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
-    parser.add_argument("--sizes", type=lambda text: [n * 10**6 for n in numbers(text)], default=numbers("1000000,16000000,256000000,1024000000"), metavar="MB,MB")
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [n * 10**6 for n in numbers(text)],
+        default=numbers("1000000,16000000,256000000,1024000000"),
+        metavar="MB,MB",
+    )
     parser.add_argument("--streams", type=numbers, default=[1, 4], metavar="N,N")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--doors", type=lambda text: text.split(","), default=["web", "intercept", "hub"])

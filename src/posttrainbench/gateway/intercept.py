@@ -11,7 +11,6 @@ import asyncio
 import base64
 import json
 import os
-import re
 import socket
 import subprocess
 import time
@@ -26,9 +25,9 @@ from posttrainbench.gateway.context import say
 from posttrainbench.gateway.interceptor.channel import Channel, Message, pair
 from posttrainbench.gateway.web_config import WebConfig
 from posttrainbench.gateway.web_messages import COPY, Record, refusal_text
-from posttrainbench.gateway.web_names import Host, Refused, parse_authority
-from posttrainbench.gateway.web_policy import Policy
-from posttrainbench.gateway.web_requests import check_request, read_target
+from posttrainbench.gateway.web_names import Host, Refused
+from posttrainbench.gateway.web_requests import check_request, judge
+from posttrainbench.gateway.web_rules import Policy
 
 if TYPE_CHECKING:
     from posttrainbench.gateway.context import Context
@@ -38,7 +37,6 @@ _START_S = 60.0
 _DEATHS, _WINDOW_S = 20, 600.0
 _COPIES = 1000
 _MORE_CONNECTIONS = 64
-_OTHER_PROTOCOL = re.compile(r"HTTP/(1\.[01]|2(\.0)?)")
 DOWN = "The part of the gateway that looks into tunnels has failed; there is no https now. Try again in a minute."
 
 
@@ -285,7 +283,14 @@ class Interceptor:
         tunnel.flows.add(number)
         self._flows[number] = (record, tunnel)
         try:
-            self._judge(tunnel, message)
+            if self._context.full("web"):
+                raise Refused(
+                    "log-full", "The log of this run's requests is full; there is no web any more.", status=503
+                )
+            target = judge(message, tunnel.host, tunnel.port)
+            check_request(self._policy.requests, tunnel.host, message["method"], target)
+            if (tunnel.host.name, target.path) in self._copies:
+                raise Refused("test-data-copy", COPY)
         except Refused as refused:
             record.rule, record.status = refused.rule, refused.status
             text = refusal_text(refused, policy=self._policy.name)
@@ -294,40 +299,6 @@ class Interceptor:
             record.allowed, record.rule = True, tunnel.rule
             verdict = {"allow": True}
         self._answer(message, {"flow": number, **verdict})
-
-    def _judge(self, tunnel: Tunnel, message: Message) -> None:
-        if self._context.full("web"):
-            raise Refused("log-full", "The log of this run's requests is full; there is no web any more.", status=503)
-        if message["invalid"]:
-            raise Refused("malformed", "The message is not correct HTTP.", status=400)
-        if message["scheme"] != "https":
-            raise Refused("not-tls", "Only https may be spoken in a tunnel.")
-        if not _OTHER_PROTOCOL.fullmatch(message["http"]):
-            raise Refused("malformed", "This version of HTTP is not spoken here.", status=505)
-        self._check_host(tunnel, message)
-        if message["upgrade"]:
-            raise Refused("upgrade", "WebSockets and other protocols are not available here.")
-        raw = message["target"]
-        if message["method"] == "CONNECT" or not (
-            raw.startswith("/") or (raw == "*" and message["method"] == "OPTIONS")
-        ):
-            raise Refused("malformed", "The target is no path.", status=400)
-        target = read_target(raw)
-        check_request(self._policy.requests, tunnel.host, message["method"], target)
-        if (tunnel.host.name, target.path) in self._copies:
-            raise Refused("test-data-copy", COPY)
-
-    def _check_host(self, tunnel: Tunnel, message: Message) -> None:
-        """Every place that names a host names the tunnel's."""
-        second = message["http"].startswith("HTTP/2")
-        named = [*message["hosts"], *([message["authority"]] if message["authority"] else [])]
-        if not named or len(message["hosts"]) > 1 or (not second and message["authority"]):
-            raise Refused("malformed", "The request does not name its host in exactly one way.", status=400)
-        for text in named:
-            if parse_authority(text, default_port=443) != (tunnel.host, tunnel.port):
-                raise Refused(
-                    "host-mismatch", f"The tunnel is for {tunnel.host.in_url()}, the request for another host."
-                )
 
     def _copy(self, tunnel: Tunnel, message: Message) -> None:
         """A file was test data: its last piece has been kept back."""

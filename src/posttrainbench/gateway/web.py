@@ -14,17 +14,15 @@ from asyncio import StreamReader, StreamWriter
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from posttrainbench.errors import PTBError
 from posttrainbench.gateway.intercept import Interceptor
 from posttrainbench.gateway.web_addresses import Resolver, system_resolver
-from posttrainbench.gateway.web_config import WebConfig
+from posttrainbench.gateway.web_config import WebConfig, model_apis
 from posttrainbench.gateway.web_fetch import relay_answer
 from posttrainbench.gateway.web_http import PIECE, Head, body, body_length, malformed, read_head
 from posttrainbench.gateway.web_messages import Record, outgoing, read_url, refusal, same_host, text_of
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority, parse_host
-from posttrainbench.gateway.web_policy import Rule
 from posttrainbench.gateway.web_relay import detach, relay, send, take_over
 from posttrainbench.gateway.web_requests import check_request, read_target
 from posttrainbench.gateway.web_tls import ALERT_ACCESS_DENIED, ALERT_UNRECOGNISED_NAME, NotTLS, read_hello
@@ -40,12 +38,6 @@ _LINGER_S = 60.0
 # alerts of a client that does not accept a certificate, in the words of OpenSSL
 _DISTRUST = ("unknown ca", "bad certificate", "certificate unknown", "unsupported certificate")
 _MOST_PINNED = 1000
-# The usual hosts of the APIs that the gateway speaks itself, whatever a run's upstreams are.
-_API_HOSTS = {
-    "anthropic": (".api.anthropic.com",),
-    "openai": (".api.openai.com", "chatgpt.com"),
-    "gemini": ("generativelanguage.googleapis.com",),
-}
 
 
 async def handle(reader: StreamReader, writer: StreamWriter, context: Context) -> None:
@@ -79,7 +71,7 @@ class Door:
         self.policy = self.config.rules()
         proxy = None if context.secrets.proxy is None else MachineProxy.parse(context.secrets.proxy)
         self.connector = Connector(limit_s=self.config.connect_s, proxy=proxy, resolver=resolver)
-        self.own = _gateway_rule(context)
+        self.own = model_apis(context.config.providers)
         self.known = frozenset(self.config.known)
         self.pinned: set[Host] = set()
         self.interceptor = None
@@ -325,22 +317,6 @@ class Door:
                         return
                     thinned = {"refused_so_far": self.refusals}
             self.context.log("web", **record.fields(), **thinned)
-
-
-def _gateway_rule(context: Context) -> Rule:
-    """The hosts of the model APIs: an agent speaks to them through the gateway's own paths, where calls are counted."""
-    hosts: set[str] = set()
-    for provider in context.config.providers:
-        hosts.update(_API_HOSTS.get(provider.wire, ()))
-        name = urlsplit(provider.upstream).hostname
-        if name:
-            with suppress(Refused):
-                hosts.add(parse_host(f"[{name}]" if ":" in name else name).name)
-    return Rule(
-        name="model-api",
-        hosts=tuple(sorted(hosts)),
-        message="Model APIs are reached through the base URL in your environment only, not through this proxy.",
-    )
 
 
 async def _write(writer: StreamWriter, piece: bytes, record: Record, count: str) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from posttrainbench.gateway.web_names import Host, Refused
-from posttrainbench.gateway.web_policy import Rule
+from posttrainbench.gateway.web_rules import Rule
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

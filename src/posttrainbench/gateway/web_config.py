@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from posttrainbench.errors import ConfigurationError
-from posttrainbench.gateway.web_policy import Policy, Rule, load_policy, pattern
+from posttrainbench.gateway.config import Provider
+from posttrainbench.gateway.web_names import Refused, parse_host
+from posttrainbench.gateway.web_policy import load_policy, pattern
+from posttrainbench.gateway.web_rules import Policy, Rule
+
+# The usual hosts of the APIs that the gateway speaks itself, whatever a run's upstreams are.
+_API_HOSTS = {
+    "anthropic": (".api.anthropic.com",),
+    "openai": (".api.openai.com", "chatgpt.com"),
+    "gemini": ("generativelanguage.googleapis.com",),
+}
 
 TLS = ("passthrough", "intercept")
 """Whether tunnels are looked into."""
@@ -88,3 +100,19 @@ def _internal(text: str) -> Rule:
         raise ConfigurationError(f"the internal host {text!r} is to be given as host or host:port")
     host = pattern(name if colon else text, where="internal hosts")
     return Rule(name="internal", hosts=(host,), ports=(int(port),) if colon else ())
+
+
+def model_apis(providers: Iterable[Provider]) -> Rule:
+    """The hosts of the model APIs: an agent speaks to them through the gateway's own paths, where calls are counted."""
+    hosts: set[str] = set()
+    for provider in providers:
+        hosts.update(_API_HOSTS.get(provider.wire, ()))
+        name = urlsplit(provider.upstream).hostname
+        if name:
+            with suppress(Refused):
+                hosts.add(parse_host(f"[{name}]" if ":" in name else name).name)
+    return Rule(
+        name="model-api",
+        hosts=tuple(sorted(hosts)),
+        message="Model APIs are reached through the base URL in your environment only, not through this proxy.",
+    )

@@ -6,12 +6,14 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 from urllib.parse import unquote
 
-from posttrainbench.gateway.web_names import Host, Refused
+from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 
 LONGEST_TARGET = 16_384
 _DECODED = 3
+_VERSION = re.compile(r"HTTP/(1\.[01]|2(\.0)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +151,35 @@ def check_request(rules: Iterable[RequestRule], host: Host, method: str, target:
     for rule in rules:
         if rule.matches(host, method, target):
             raise Refused(rule.name, rule.message or f"This request to {host.name} is refused in this run.")
+
+
+def judge(message: Mapping[str, Any], host: Host, port: int) -> Target:
+    """Read an intercepted request, as the interceptor tells of it (interceptor/proxy.py).
+
+    Args:
+        message: `method`, `target`, `scheme`, `authority`, `hosts`, `http`, `upgrade`, `invalid`.
+        host, port: of the tunnel.
+
+    Raises:
+        Refused: it is no plain request to this host, in one way of reading.
+    """
+    version, raw = message["http"], message["target"]
+    if message["invalid"]:
+        raise Refused("malformed", "The message is not correct HTTP.", status=400)
+    if message["scheme"] != "https":
+        raise Refused("not-tls", "Only https may be spoken in a tunnel.")
+    if not _VERSION.fullmatch(version):
+        raise Refused("malformed", "This version of HTTP is not spoken here.", status=505)
+    named = [*message["hosts"], *([message["authority"]] if message["authority"] else [])]
+    twice = len(message["hosts"]) > 1 or (not version.startswith("HTTP/2") and message["authority"])
+    if not named or twice:
+        raise Refused("malformed", "The request does not name its host in exactly one way.", status=400)
+    for text in named:
+        if parse_authority(text, default_port=443) != (host, port):
+            raise Refused("host-mismatch", f"The tunnel is for {host.in_url()}, the request for another host.")
+    if message["upgrade"]:
+        raise Refused("upgrade", "WebSockets and other protocols are not available here.")
+    of_server = raw == "*" and message["method"] == "OPTIONS"
+    if message["method"] == "CONNECT" or not (raw.startswith("/") or of_server):
+        raise Refused("malformed", "The target is no path.", status=400)
+    return read_target(raw)

@@ -14,7 +14,7 @@ from posttrainbench.errors import ConfigurationError
 from posttrainbench.gateway.web_addresses import Resolver, resolve, system_resolver
 from posttrainbench.gateway.web_http import read_head
 from posttrainbench.gateway.web_names import Host, Refused
-from posttrainbench.gateway.web_policy import Decision
+from posttrainbench.gateway.web_rules import Decision
 
 BUFFER = 2**18
 

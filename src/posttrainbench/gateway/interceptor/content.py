@@ -14,6 +14,8 @@ from typing import Any
 
 LARGEST = 256 * 2**20
 """Bytes of a file that is looked at: no known copy is larger, and hashing would only slow what is."""
+_LARGEST_GIT = 16 * 2**20
+"""Bytes of a file that is hashed as git does as well: known copies that are larger are known by SHA-256."""
 LARGEST_ARCHIVE = 64 * 2**20
 """Bytes of a packed file that is unpacked to look at its members: unpacking takes 3 to 10 ms per MB."""
 STREAMED_TYPES = ("text/event-stream", "application/x-ndjson", "application/grpc")
@@ -31,7 +33,9 @@ class Hashes:
     def __init__(self, size: int | None) -> None:
         self.size = 0
         self._sha256 = hashlib.sha256()
-        self._git = None if size is None else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        self._git = (
+            None if size is None or size > _LARGEST_GIT else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        )
 
     def feed(self, data: bytes) -> None:
         """Take the next piece."""

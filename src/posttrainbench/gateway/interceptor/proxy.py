@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import content
+import streams
 from mitmproxy import certs, connection, ctx, http, options
 from mitmproxy.addons import proxyserver, tlsconfig
 from mitmproxy.proxy import commands, events, layer, layers, mode_specs, server
 from mitmproxy.proxy.layers.http import HTTPMode
 
-_READ = 2**18
 _BUFFERED = 2**20
 """Bytes of an answer that is read whole before it goes on, so that a refusal can stand in its place. Tests of the target
 benchmarks have 12 kB (AIME) to 0.8 MB (GSM8K); larger ones are cut before their end, and asking again brings the refusal."""
@@ -29,20 +29,6 @@ _TUNNEL = mode_specs.ProxyMode.parse("regular")
 
 Ask = Callable[[dict[str, Any]], Awaitable[tuple[dict[str, Any], list[int]]]]
 Tell = Callable[[dict[str, Any]], None]
-
-
-def _decoders() -> dict[str, Callable[[], Any]]:
-    import brotli
-    import zstandard
-
-    class Brotli:
-        def __init__(self) -> None:
-            self._inner = brotli.Decompressor()
-
-        def decompress(self, data: bytes) -> bytes:
-            return bytes(self._inner.process(data))
-
-    return {"br": Brotli, "zstd": lambda: zstandard.ZstdDecompressor().decompressobj()}
 
 
 class Engine:
@@ -88,7 +74,7 @@ class Engine:
         key, certificate = authority
         self.tls.certstore = certs.CertStore(key, certs.Cert(certificate), None, b"", None)  # type: ignore[arg-type, unused-ignore]
         self.known, self.ask, self.tell = known, ask, tell
-        self.decoders = _decoders()
+        self.decoders = streams.decoders()
         self.tunnels: set[Tunnel] = set()
 
     def add_option(self, name: str, typespec: Any, default: Any, help: str, choices: Any = None) -> None:
@@ -99,7 +85,7 @@ class Engine:
         self, message: dict[str, Any], first: bytes, client: socket.socket, upstream: socket.socket
     ) -> None:
         """Serve one tunnel to its end. Closes both sockets."""
-        reader, writer = await asyncio.open_connection(sock=client, limit=_READ)
+        reader, writer = await asyncio.open_connection(sock=client, limit=streams.READ)
         tunnel = Tunnel(self, message, first, reader, writer, upstream)
         self.tunnels.add(tunnel)
         try:
@@ -109,35 +95,6 @@ class Engine:
             tunnel.end()
             writer.close()
             self.tell({"op": "closed", "id": tunnel.id, "error": tunnel.problem})
-
-
-class _Wide:
-    """A reader that reads more at a time than it is asked to, after the bytes that were read before."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, first: bytes = b"", *, seen: Callable[[int], None] | None = None
-    ) -> None:
-        self._reader, self._first, self._seen = reader, first, seen
-
-    async def read(self, size: int) -> bytes:
-        data, self._first = self._first, b""
-        data = data or await self._reader.read(_READ)
-        if self._seen is not None:
-            self._seen(len(data))
-        return data
-
-
-class _Named:
-    """A writer with an address, as mitmproxy expects; the client's may be a Unix socket."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
 
 
 class Flow:
@@ -163,8 +120,8 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         writer: asyncio.StreamWriter,
         upstream: socket.socket,
     ) -> None:
-        named: Any = _Named(writer)
-        wide: Any = _Wide(reader, first, seen=self._received)
+        named: Any = streams.Named(writer)
+        wide: Any = streams.Wide(reader, first, seen=self._received)
         super().__init__(wide, named, engine.options, _TUNNEL)
         self.engine = engine
         self.id: int = message["id"]
@@ -247,10 +204,10 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
             return
         found.setblocking(False)
         conn.timestamp_start = conn.timestamp_tcp_setup = time.time()
-        plain, writer = await asyncio.open_connection(sock=found, limit=_READ)
+        plain, writer = await asyncio.open_connection(sock=found, limit=streams.READ)
         conn.state = connection.ConnectionState.OPEN
         conn.peername = conn.sockname = ("127.0.0.1", 1)
-        reader: Any = _Wide(plain)
+        reader: Any = streams.Wide(plain)
         self.transports[conn] = server.ConnectionIO(asyncio.current_task(), reader, writer)
         await self.server_event(events.OpenConnectionCompleted(command, None))
         await self.handle_connection(conn)
