@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from posttrainbench import catalog, scratch
 from posttrainbench.errors import PTBError
 from posttrainbench.pipeline.copies import Copies
+from posttrainbench.sandbox.containers import RUN_LABEL
 from posttrainbench.sandbox.limits import stale_groups
 from posttrainbench.scaffolds import install
 
 _DAY_S = 86_400.0
-CONTAINER_LABEL = "org.posttrainbench.run"
 _ENGINES = ("podman", "docker")
 _ENDED = ("exited", "created", "dead", "stopped")
 
@@ -84,14 +86,27 @@ def ended_containers() -> Iterator[tuple[str, str, str]]:
         program = shutil.which(engine)
         if program is None:
             continue
-        command = [program, "ps", "--all", "--filter", f"label={CONTAINER_LABEL}", "--format", "{{json .}}"]
+        command = [program, "ps", "--all", "--filter", f"label={RUN_LABEL}", "--format", "{{json .}}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         except (OSError, subprocess.SubprocessError):
             continue
-        for line in done.stdout.splitlines():
-            with contextlib.suppress(ValueError, TypeError, AttributeError):
-                row = json.loads(line)
-                identity, state = str(row.get("ID") or row.get("Id") or ""), str(row.get("State") or "").lower()
-                if identity and state in _ENDED:
-                    yield engine, identity, state
+        for row in _rows(done.stdout):
+            identity, state = str(row.get("ID") or row.get("Id") or ""), str(row.get("State") or "").lower()
+            # podman gives a list of names and docker a text; one that is just created may be about to start
+            owner = re.search(r"\bptb-(\d+)-", str(row.get("Names")))
+            alive = owner is not None and Path("/proc", owner[1]).exists()
+            if identity and state in _ENDED and not alive:
+                yield engine, identity, state
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """What `ps --format '{{json .}}'` prints: an array (podman), or an object on each line (docker)."""
+    for pieces in ([text], text.splitlines()):
+        try:
+            found = [json.loads(piece) for piece in pieces if piece.strip()]
+        except ValueError:
+            continue
+        rows = found[0] if len(found) == 1 and isinstance(found[0], list) else found
+        return [row for row in rows if isinstance(row, dict)]
+    return []
