@@ -436,8 +436,8 @@ async def _ask(
             output: ModelOutput = await grader.generate(list(messages), config=settings)
         except Exception as error:  # every provider has its own error classes
             failure, wait = classify(error)
-            cause = cause(error)
-            detail = f"{type(cause).__name__}: {str(cause)[:300]}"
+            inner = cause(error)
+            detail = f"{type(inner).__name__}: {str(inner)[:300]}"
         else:
             if output.usage is not None:
                 state.counts.input_tokens += output.usage.input_tokens
