@@ -71,7 +71,7 @@ class Door:
         job = self.spool.open_job()
         assert job is not None
         self.spool.begin(job)
-        self.spool.finish(job, result, time="now")
+        self.spool.finish(job, result, ended="now")
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def wait_for(condition: Any, seconds: float = 60) -> Any:
 def test_evaluate_waits_through_the_death_of_the_gateway(task: Path, tmp_path: Path) -> None:
     with door(tmp_path / "g") as found:
         process = start(task, found.env, "--limit", "30", "--json-output-file", "scores.json")
-        wait_for(found.spool.open_job)
+        assert process.stderr is not None and "call-0001: 40 of 200 items, queued" in process.stderr.readline()
         assert found.gateway.pid
         os.kill(found.gateway.pid, signal.SIGKILL)
         wait_for(lambda: found.gateway.restarts)

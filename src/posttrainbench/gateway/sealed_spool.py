@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,12 @@ class Spool:
         """Whether somebody began with a job."""
         return (self.root / "running" / name).exists()
 
+    def age(self, name: str) -> float:
+        """Seconds since somebody began with a job; 0 where nobody did."""
+        with suppress(OSError):
+            return max(0.0, time.time() - (self.root / "running" / name).stat().st_mtime)
+        return 0.0
+
     def cancel(self, name: str) -> None:
         """Ask for a job's end."""
         (self.root / "cancel" / name).touch()
@@ -108,11 +115,11 @@ class Spool:
         """Whether that was asked for."""
         return (self.root / "cancel" / name).exists()
 
-    def finish(self, job: Job, result: dict[str, Any], *, time: str) -> None:
+    def finish(self, job: Job, result: dict[str, Any], *, ended: str) -> None:
         """Write what became of a job, first into the log of evidence. Does nothing where it has a result."""
         if self.result(job.id) is not None:
             return
-        line = {"time": time, "event": "evaluated", "job": job.id, "path": job.path, "limit": job.limit}
+        line = {"time": ended, "event": "evaluated", "job": job.id, "path": job.path, "limit": job.limit}
         line |= {"max_tokens": job.max_tokens, "accepted": job.accepted}
         line |= {name: result[name] for name in _LOGGED if name in result}
         raw = json.dumps(line, ensure_ascii=True).encode() + b"\n"

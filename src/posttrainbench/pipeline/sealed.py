@@ -215,7 +215,8 @@ class Evaluations:
         spool = Spool(self._run.path / "gateway")
         for job in spool.jobs():
             if spool.result(job.id) is None:
-                spool.finish(job, failed("deadline") | {"survivors": self.survivors}, time=now())
+                facts = {"seconds": round(spool.age(job.id), 3), "survivors": self.survivors}
+                spool.finish(job, failed("deadline") | facts, ended=now())
 
     def _close(self, process: subprocess.Popen[bytes]) -> None:
         for pipe in (process.stdin, process.stdout):

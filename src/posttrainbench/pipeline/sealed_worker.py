@@ -121,7 +121,8 @@ class Evaluator:
         for job in self.spool.jobs():
             # an evaluator died over it; asked for once more it would be the next one's death
             if self.spool.running(job.id) and self.spool.result(job.id) is None:
-                self.spool.finish(job, failed("crash", detail="the evaluator died"), time=now())
+                seconds = {"seconds": round(self.spool.age(job.id), 3)}
+                self.spool.finish(job, failed("crash", detail="the evaluator died") | seconds, ended=now())
         while not self._ended():
             job_now = self.spool.open_job()
             if job_now is None:
@@ -164,7 +165,7 @@ class Evaluator:
         finally:
             remove_tree(self._draft)
         result |= facts | {"survivors": backend.survivors, "seconds": round(time.monotonic() - began, 3)}
-        self.spool.finish(job, result, time=now())
+        self.spool.finish(job, result, ended=now())
 
     def _evaluate(self, job: Job, backend: Backend, facts: dict[str, Any]) -> dict[str, Any]:
         context, draft = self.context, self._draft
