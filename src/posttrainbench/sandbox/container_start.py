@@ -8,7 +8,6 @@ its death is the proof that nothing is left, whichever engine, daemon or user na
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -26,6 +25,7 @@ from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox import command, environment, processes
 from posttrainbench.sandbox.container_files import User
 from posttrainbench.sandbox.limits import EngineGroup
+from posttrainbench.sandbox.output import output_channel
 from posttrainbench.sandbox.seccomp import build_filter
 from posttrainbench.sandbox.spec import Spec
 
@@ -187,14 +187,9 @@ def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
         undo.callback(_kill, pidfd)
         hello = json.loads(_hear(control, process, said))
         _verify(hello, order.user)
-        output, output_writer = os.pipe()
+        output, output_writer = output_channel(0 if os.geteuid() == 0 else None)
         undo.callback(os.close, output)
         try:
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(output_writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-            # by its name (/dev/stdout) it can be opened for writing, but what others printed cannot be taken back
-            os.fchmod(output_writer, 0o222 if os.geteuid() == 0 else 0o200)
-            os.set_blocking(output, False)
             for port, receive in spec.listeners.items():
                 receive(door.listeners.pop(port))  # theirs from now on
             _hand_over(control, spec, order, output_writer)

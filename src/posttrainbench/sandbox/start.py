@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox import command, launcher, processes, staging
 from posttrainbench.sandbox.listener import listen_inside
+from posttrainbench.sandbox.output import output_channel
 from posttrainbench.sandbox.spec import Spec
 
 _SETUP_S = 60.0
@@ -136,7 +136,7 @@ def start(spec: Spec, plan: Plan) -> Sandbox:
         info_reader, info_writer = os.pipe()
         undo.callback(os.close, info_reader)
         gate, gate_inside = socket.socketpair()
-        output, output_writer = os.pipe()
+        output, output_writer = output_channel(plan.uid)
         undo.callback(os.close, output_writer)
         on_failure = undo.enter_context(contextlib.ExitStack())
         on_failure.callback(gate.close)
@@ -146,12 +146,6 @@ def start(spec: Spec, plan: Plan) -> Sandbox:
         launch = _launch_plan(spec, plan, inherited, info_copy, gate_copy)
         plan_copy = inherited.attach(json.dumps(launch).encode())
         stdin = inherited.attach((spec.stdin or "").encode())
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(output_writer, fcntl.F_SETPIPE_SZ, 1 << 20)
-        # By its name (/dev/stdout) it can be opened, but only for writing: who may read there can take back what others
-        # printed before the trace has it. An ordinary user's sandbox owns the pipe, and could change the mode again.
-        os.fchmod(output_writer, 0o222 if plan.uid is not None else 0o200)
-        os.set_blocking(output, False)
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", launcher.__file__, str(plan_copy)],
             env={},  # whatever bwrap starts with can be read in the sandbox, in spite of --clearenv
