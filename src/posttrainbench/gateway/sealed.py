@@ -164,7 +164,10 @@ class Service:
         with suppress(ValueError):
             seconds = min(float(wait), _LONGEST_WAIT_S)
         until = time.monotonic() + seconds
+        began = self.spool.running(job.id)
         while self.spool.result(job.id) is None and time.monotonic() < until:
+            if self.spool.running(job.id) != began:
+                break  # a client shows that its turn has come
             await asyncio.sleep(_LOOK_S)
         return http.json_response(self._describe(job))
 
