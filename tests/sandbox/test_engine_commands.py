@@ -16,8 +16,9 @@ from posttrainbench import images
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import Limits, containers
 from posttrainbench.sandbox.apptainer import Apptainer
+from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import Layout, Mount, User
-from posttrainbench.sandbox.containers import Container, ContainerBackend, Engine, Image
+from posttrainbench.sandbox.containers import ContainerBackend
 from posttrainbench.sandbox.docker import Docker
 from posttrainbench.sandbox.podman import Podman, described_gpus
 

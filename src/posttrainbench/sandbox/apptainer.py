@@ -14,7 +14,8 @@ import os
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.sandbox.containers import Container, ContainerBackend, Engine, Image
+from posttrainbench.sandbox.container_facts import Container, Engine, Image
+from posttrainbench.sandbox.containers import ContainerBackend
 from posttrainbench.sandbox.limits import Group, Means, find_means
 from posttrainbench.sandbox.spec import Limits
 

@@ -17,12 +17,13 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import processes, staging
+from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import DOOR, Layout, User, arrange
 from posttrainbench.sandbox.container_start import Door, Order, start
 from posttrainbench.sandbox.environment import python_runtime
@@ -40,75 +41,6 @@ RUN_LABEL = "org.posttrainbench.run"
 PACKAGE_INSIDE = "/opt/posttrainbench/src/posttrainbench"
 # While an image is built or pulled, podman's other commands wait for its storage: over a minute was seen.
 _ANSWER_S = 300.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """What an engine on this machine is and can do.
-
-    Attributes:
-        path: its program.
-        version: as it says it.
-        options: global options that this machine needs.
-        memory: word for `Capabilities.memory_limit`.
-        processes: word for `Capabilities.process_limit`.
-        slow_storage: what makes every start copy the image, if anything does.
-        gpus: whether it is set up to pass GPUs through.
-        remapped: whether its containers' users are others on the host unless told not to be.
-    """
-
-    path: str
-    version: str
-    options: tuple[str, ...] = ()
-    memory: str = "watchdog"
-    processes: str = "rlimit"
-    slow_storage: str = ""
-    gpus: bool = False
-    remapped: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Image:
-    """What an image says of itself."""
-
-    id: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    volumes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Container:
-    """All that a command line of an engine is made from.
-
-    Attributes:
-        name: of the container.
-        engine: the engine.
-        image: the image.
-        user: whose it is.
-        layout: what is mounted.
-        sources: mount target -> path that the engine binds.
-        limits: of the spec.
-        gpus: indices of nvidia-smi.
-        command: what it starts.
-        joins: cgroup.procs files that the engine's process must write itself into.
-    """
-
-    name: str
-    engine: Engine
-    image: Image
-    user: User
-    layout: Layout
-    sources: Mapping[str, str]
-    limits: Limits
-    gpus: Sequence[int]
-    command: Sequence[str]
-    joins: Sequence[str] = ()
-
-    @property
-    def memory_file_systems(self) -> int:
-        """Bytes that each file system in memory may hold: all of them count as memory, too."""
-        half = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        return half if self.limits.memory_bytes is None else min(half, self.limits.memory_bytes)
 
 
 class ContainerBackend(ABC):

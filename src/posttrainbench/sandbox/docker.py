@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.sandbox.containers import RUN_LABEL, Container, ContainerBackend, Engine, Image
+from posttrainbench.sandbox.container_facts import Container, Engine, Image
+from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend
 
 
 class Docker(ContainerBackend):

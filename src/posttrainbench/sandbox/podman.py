@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import User
-from posttrainbench.sandbox.containers import RUN_LABEL, Container, ContainerBackend, Engine, Image
+from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend
 from posttrainbench.sandbox.environment import INSIDE_UID
 
 # From this version on the caller's uid can have another number inside.
