@@ -181,6 +181,9 @@ def test_paid_items_and_time_are_limits(tmp_path: Path) -> None:
     with door(tmp_path / "items", items=250) as found:
         found.submit("a" * 8)
         found.end()
+        # what was never asked a question cost nothing
+        found.submit("refused" * 2, limit=40)
+        found.end({"state": "failed", "kind": "path", "message": "that is no directory."})
         status, told = found.submit("b" * 8, limit=100)
         assert status == 429 and "more than the 50 that this run may still have graded" in told["error"]["message"]
         assert found.submit("c" * 8, limit=40)[0] == 202

@@ -114,9 +114,14 @@ class Service:
             "seconds_left": round(max(0.0, self.config.seconds - spent), 1),
         }
         if self.config.items is not None:
-            found["items_left"] = max(0, self.config.items - sum(job.count for job in jobs))
+            found["items_left"] = max(0, self.config.items - self._used(jobs))
         waiting = self.spool.open_job()
         return found | {"job": None if waiting is None else waiting.id}
+
+    def _used(self, jobs: list[Job]) -> int:
+        """Items that were or may have been graded: of a model that was never asked a question, none."""
+        results = ((job, self.spool.result(job.id) or {}) for job in jobs)
+        return sum(job.count for job, result in results if result.get("kind") not in ("path", "model"))
 
     async def _submit(self, request: http.BaseRequest) -> http.StreamResponse:
         asked = await _body(request)
@@ -140,7 +145,7 @@ class Service:
             raise Refused(429, "limit", f"The {hours:.2g} hours that this run has for evaluations are used up.")
         count = self.config.count(asked.get("limit"))
         if self.config.items is not None:
-            left = self.config.items - sum(job.count for job in jobs)
+            left = self.config.items - self._used(jobs)
             if count > left:
                 told = f"{count} items are more than the {max(0, left)} that this run may still have graded."
                 raise Refused(429, "limit", told + " (--limit takes fewer)")
