@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -82,9 +82,10 @@ class Lab:
         self._wait("the nodes", lambda: self.idle() == len(self.nodes))
 
     def down(self) -> None:
-        """Stop everything that was started, by its process id."""
+        """Stop everything that was started, by its process id, and the jobs, which would outlive their cluster."""
         for file in (self.root / "pids").glob("*.json"):
             self._kill(file.stem, signal.SIGTERM)
+        self._kill_jobs(lambda text, env: "slurmstepd" in text or "SLURMD_NODENAME=" in env)
         for name in self.nodes:
             for group in sorted((_MEMORY / f"slurm_{name}").glob("**/"), reverse=True):
                 with contextlib.suppress(OSError):  # a job that was left may still be in it
@@ -107,10 +108,20 @@ class Lab:
     def kill_node(self, name: str) -> None:
         """Pull the plug: SIGKILL slurmd, its job managers and their jobs."""
         self._kill(name, signal.SIGKILL)
-        spool = f"{self.root}/spool-{name}"
-        for pid in _processes(lambda text, env: ("slurmstepd" in text and spool in env) or (f"SLURMD_NODENAME={name}" in env
-                              and f"SLURM_CONF={self.conf}" in env)):  # fmt: skip
-            os.kill(pid, signal.SIGKILL)
+        of_node = f"SLURMD_NODENAME={name}\n"
+        parents = {_parent(pid) for pid in self._mine(lambda text, env: of_node in env)}
+        self._kill_jobs(lambda text, env: of_node in env, also=parents)
+
+    def _mine(self, wanted: Callable[[str, str], bool]) -> list[int]:
+        conf = f"SLURM_CONF={self.conf}\n"
+        return _processes(lambda text, env: conf in env and wanted(text, env))
+
+    def _kill_jobs(self, wanted: Callable[[str, str], bool], *, also: Collection[int] = ()) -> None:
+        """SIGKILL jobs, and of their parents those that are job managers, whose environment does not name their node."""
+        managers = set(also) & set(self._mine(lambda text, env: "slurmstepd" in text))
+        for pid in (*managers, *self._mine(wanted)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def idle(self) -> int:
         """How many nodes are idle."""
@@ -274,6 +285,13 @@ def _until(ready: Callable[[], bool], seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def _processes(wanted: Callable[[str, str], bool]) -> list[int]:

@@ -17,7 +17,7 @@ def test_cancel_and_resume(lab: Lab, slurm: Any) -> None:
     root = lab.write(text_of({"forever.py": 4}, launcher=SLURM, hours=0.5))
 
     def at_work() -> bool:
-        return sum(entry["stage"] == "solve" for entry in lab.status(root).values()) == 3
+        return sum(entry["left_s"] is not None for entry in lab.status(root).values()) == 3
 
     assert lab.sweep("start", "s.toml").startswith("4 submitted")
     until(at_work, seconds=120)

@@ -75,14 +75,17 @@ def _score(result: Mapping[str, Any]) -> str:
 
 
 def _stage(cell: CellDirectory) -> tuple[str, float | None]:
-    """Stage and time left of the newest attempt."""
+    """Stage and time left of the attempt that goes on; the newest one may be of an earlier job still."""
     attempts = sorted(cell.attempts.glob("[!.]*/run.json"))
-    if not attempts:
+    if not attempts or not cell.begun:
         return "prepare", None
     try:
         record = read_json(attempts[-1])
     except (OSError, ValueError):
         return "", None
+    begun = max(event["time"] for event in cell.events() if event["event"] == "started")
+    if record.get("engine", {}).get("since", "") < begun:
+        return "prepare", None
     stages = record["stages"]
     current = next((name for name in STAGES if stages.get(name, {}).get("status") != "done"), STAGES[-1])
     left = None
