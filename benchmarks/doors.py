@@ -11,6 +11,10 @@ a hub on loopback; its peer is the same file from that hub, over TLS.
 "CPU s/GB" is the time that the door's own processes need: a machine with cores to spare loses none of its speed to it, one
 whose cores are taken by the server and the client does.
 
+With `--pace 0,450` each table is made twice: with a server that sends as fast as it can, where all processes compete for the
+cores (curl and the server alone fill two), and with one that sends 450 MB/s to each connection, as much as a
+direct download had on the machine of the first measurements.
+
 Targets: 80 % of the peer where tunnels are passed on, 45 % where they are looked into, in each case at the largest size.
 Last, how long each sandbox takes to start and stop around /bin/true.
 """
@@ -94,10 +98,13 @@ def serve(certificate: str, control: socket.socket) -> None:
             connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
         connection.sendall(f"HTTP/1.1 200 OK\r\n{extra}Content-Length: {size}\r\n\r\n".encode())
-        while size and method == "GET":
-            part = block[: min(size, _BLOCK)]
+        pace = float(path.partition("pace=")[2] or "inf") * 1e6
+        began, sent = time.monotonic(), 0
+        while sent < size and method == "GET":
+            part = block[: min(size - sent, _BLOCK)]
             connection.sendall(part)
-            size -= len(part)
+            sent += len(part)
+            time.sleep(max(0.0, began + sent / pace - time.monotonic()))
 
     while True:
         plain, _ = listener.accept()
@@ -260,17 +267,21 @@ def measure(options: argparse.Namespace) -> None:
         os.environ["SSL_CERT_FILE"] = crt  # the gateway judges servers by it
         internal = tuple(f"{HOST}:{port}" for port in (plain, second) if port)
 
-        def direct(port: int, *how: str) -> Fetch:
-            return lambda size: [*curl(crt, *how), f"https://{HOST}:{port}/{size}"]
+        def direct(port: int, *how: str, pace: int = 0, trust: str = crt) -> Fetch:
+            asked = f"?pace={pace}" if pace else ""
+            return lambda size: [*curl(trust, *how), f"https://{HOST}:{port}/{size}{asked}"]
 
         if "web" in options.doors:
             web = WebConfig(internal=internal).to_json()
-            with door(directory / "passthrough", GatewayConfig(web=web)) as found:
-                through = ("--http1.1", "--proxy", found.url)
-                compare(
-                    "web door, tunnels passed on (peer: curl without a proxy, HTTP/1.1)",
-                    *(direct(plain, "--http1.1"), direct(plain, *through), found, options, PASSED_ON),
-                )
+            for pace in options.pace:
+                with door(directory / f"passthrough-{pace}", GatewayConfig(web=web)) as found:
+                    through = ("--http1.1", "--proxy", found.url)
+                    compare(
+                        f"web door, tunnels passed on (peer: curl without a proxy, HTTP/1.1{paced(pace)})",
+                        direct(plain, "--http1.1", pace=pace),
+                        direct(plain, *through, pace=pace),
+                        *(found, options, PASSED_ON),
+                    )
         if "intercept" in options.doors:
             try:
                 engine = intercept_install.require()
@@ -285,23 +296,26 @@ def measure(options: argparse.Namespace) -> None:
             own.write_text(authority["certificate"])
             settings = {"tls": "intercept", "engine": str(engine.path), "known": ("0" * 64,)}
             web = WebConfig(internal=internal, **settings).to_json()  # type: ignore[arg-type]
-            for name, port, how in (("HTTP/1.1", plain, "--http1.1"), ("HTTP/2", second, "--http2")):
+            kinds = [("HTTP/1.1", plain, "--http1.1", pace) for pace in options.pace]
+            for name, port, how, pace in (*kinds, ("HTTP/2", second, "--http2", 0)):
                 if port is None:
                     print(f"\nweb door, tunnels looked into, {name}: not measured: no node for the server")
                     continue
-                with door(
-                    directory / name.replace("/", ""), GatewayConfig(web=web), Secrets(authority=authority)
-                ) as found:
-                    proxied: Fetch = lambda size, port=port, how=how, found=found: [  # noqa: E731
-                        *curl(str(own), how, "--proxy", found.url),
-                        f"https://{HOST}:{port}/{size}",
-                    ]
+                place = directory / f"{how}-{pace}"
+                with door(place, GatewayConfig(web=web), Secrets(authority=authority)) as found:
                     compare(
-                        f"web door, tunnels looked into (peer: curl without a proxy, {name})",
-                        *(direct(port, how), proxied, found, options, LOOKED_INTO),
+                        f"web door, tunnels looked into (peer: curl without a proxy, {name}{paced(pace)})",
+                        direct(port, how, pace=pace),
+                        direct(port, how, "--proxy", found.url, pace=pace, trust=str(own)),
+                        *(found, options, LOOKED_INTO),
                     )
         if "hub" in options.doors:
             hub(directory, crt, plain, options)
+
+
+def paced(pace: int) -> str:
+    """The server's speed in words."""
+    return f", a server that sends {pace} MB/s to each" if pace else ""
 
 
 def hub(directory: Path, crt: str, port: int, options: argparse.Namespace) -> None:
@@ -370,6 +384,7 @@ def main() -> None:
         metavar="MB,MB",
     )
     parser.add_argument("--streams", type=numbers, default=[1, 4], metavar="N,N")
+    parser.add_argument("--pace", type=numbers, default=[0, 450], metavar="MB/s,MB/s")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--doors", type=lambda text: text.split(","), default=["web", "intercept", "hub"])
     parser.add_argument("--starts", type=int, default=20)

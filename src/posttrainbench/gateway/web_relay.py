@@ -1,7 +1,7 @@
 """Moving bytes between two sockets without looking at them, and taking sockets away from asyncio's streams for that.
 
-`splice(2)` moves them through a pipe within the kernel: this process neither copies nor holds them. Through asyncio's
-streams a tunnel had 55 to 59 % of the speed of the same download without a door (benchmarks/doors.py, 2 cores).
+`splice(2)` moves them through a pipe within the kernel: this process neither copies nor holds them. That takes 0.2 s of CPU
+for a GB, copying with large buffers 0.3 s at the same speed, and asyncio's streams more (benchmarks/doors.py, 2 cores).
 """
 
 from __future__ import annotations
