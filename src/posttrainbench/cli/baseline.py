@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from posttrainbench.cli.working import sandbox_options
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.evaluation import baseline as baselines
 from posttrainbench.evaluation.report import score_text
@@ -35,6 +36,7 @@ from posttrainbench.evaluation.request import DEFAULT_GRADER
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Directory of the benchmarks' original data files.")
 @click.option("--shots", type=click.Path(path_type=Path), help="Worked examples for --kind few-shot, as JSON.")
 @click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
+@sandbox_options
 def baseline(
     model: str,
     kind: baselines.Kind,
@@ -43,6 +45,8 @@ def baseline(
     shots: Path | None,
     epochs: int | None,
     data_dir: Path | None,
+    sandbox: str,
+    image: str | None,
     **options: Any,
 ) -> None:
     """Evaluate the base model MODEL, or its instruct counterpart, as it is: the rows that agents are compared with."""
@@ -58,7 +62,7 @@ def baseline(
         options["epochs"] = epochs
     if data_dir is not None:
         options["data_dir"] = str(data_dir.absolute())
-    backend = get_backend()
+    backend = get_backend(sandbox, image=image)
     for benchmark in benchmarks:
         metrics = baselines.compute(
             resolved.entry,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from posttrainbench import catalog
-from posttrainbench.cli.working import describe_result, interruptible, progress, results_option
+from posttrainbench.cli.working import describe_result, interruptible, progress, results_option, sandbox_options
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.evaluation.report import score_text
 from posttrainbench.evaluation.request import DEFAULT_GRADER, EvaluationRequest
@@ -72,6 +72,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Directory of the benchmark's original data files.")
 @click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
 @click.option("--json-output-file", type=click.Path(path_type=Path), help="Also write the metrics there.")
+@sandbox_options
 @results_option
 def command(
     target: str | None,
@@ -83,6 +84,8 @@ def command(
     data_dir: Path | None,
     json_output_file: Path | None,
     results: Path,
+    sandbox: str,
+    image: str | None,
     **options: Any,
 ) -> None:
     """Score TARGET: a model directory, a catalogue name such as ptb-tiny-instruct, or a run directory (evaluated again).
@@ -111,6 +114,7 @@ def command(
         model = model_to_score(target, base_model=base_model)
     if json_output_file is not None and not json_output_file.absolute().parent.is_dir():
         raise ConfigurationError(f"there is no directory for --json-output-file {json_output_file}")
+    backend = get_backend(sandbox, image=image)
     output = _output_directory(results, "replay" if model is None else model.base.name, entry.id)
     request = EvaluationRequest(
         benchmark=entry.id,
@@ -125,7 +129,7 @@ def command(
         **options,
     )
     try:
-        metrics = evaluate_model(request, backend=get_backend())
+        metrics = evaluate_model(request, backend=backend)
     except BaseException:
         if not any(output.iterdir()):
             shutil.rmtree(output, ignore_errors=True)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
-from posttrainbench.cli.working import describe_result, interruptible, progress, results_option
+from posttrainbench.cli.working import describe_result, interruptible, progress, results_option, sandbox_options
 from posttrainbench.evaluation.request import DEFAULT_GRADER
 from posttrainbench.pipeline.context import Context
 from posttrainbench.pipeline.prepare import prepare
 from posttrainbench.pipeline.run import resume
 from posttrainbench.pipeline.spec import DISK_QUOTA, TEST_DATA, TEST_FEEDBACK, RunSpec
-from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 
 def _gpus(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -90,8 +89,7 @@ def _environment(context: click.Context, parameter: click.Parameter, value: tupl
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the final evaluation.")
 @click.option("--data-dir", help="Directory of the benchmark's original data files. [default: the hub's, pinned]")
 @click.option("--grader", default=DEFAULT_GRADER, show_default=True, help="Inspect model for LLM-graded benchmarks.")
-@click.option("--sandbox", default=DEFAULT_SANDBOX, show_default=True, help="How the run is confined.")
-@click.option("--image", help="Container image, for sandboxes that need one.")
+@sandbox_options
 @click.option(
     "--test-data",
     type=click.Choice(TEST_DATA),

@@ -14,6 +14,7 @@ import click
 from posttrainbench.pipeline.progress import LiveDisplay, PlainLines, Progress
 from posttrainbench.pipeline.run_dir import RunDirectory
 from posttrainbench.pipeline.solve import Interrupted
+from posttrainbench.sandbox import DEFAULT as DEFAULT_SANDBOX
 
 
 def results_option(function: Callable[..., None]) -> Callable[..., None]:
@@ -27,6 +28,18 @@ def results_option(function: Callable[..., None]) -> Callable[..., None]:
         type=click.Path(path_type=Path),
         help="Directory for results; also PTB_RESULTS.",
     )(function)
+
+
+def sandbox_options(function: Callable[..., None]) -> Callable[..., None]:
+    """`--sandbox` and `--image`."""
+    for option in (
+        click.option("--image", help="Container image, for sandboxes that need one."),
+        click.option(
+            "--sandbox", default=DEFAULT_SANDBOX, show_default=True, help="How untrusted programs are confined."
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def run_argument(function: Callable[..., None]) -> Callable[..., None]:

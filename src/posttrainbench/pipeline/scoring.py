@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from posttrainbench.pipeline.benchmark_data import data_mounts
 from posttrainbench.pipeline.mounts import readable_binds
 from posttrainbench.pipeline.solve import Interrupted
 from posttrainbench.sandbox import Backend, Limits, Spec
+from posttrainbench.scratch import Scratch
 from posttrainbench.workspace import paths
 
 # The reference gives one attempt 8 hours (reference.md part 3).
@@ -160,8 +160,8 @@ def evaluate_sandboxed(
     """
     output = Path(request.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".evaluate-", dir=output.parent) as temporary:
-        draft = Path(temporary)
+    # beside the output: on the disk of the submission, so that its weights are linked and not copied
+    with Scratch("evaluate", parent=output.parent) as draft:
         (draft / "out").mkdir()
         (draft / "in").mkdir()
         runtime = backend.runtime()
