@@ -24,6 +24,8 @@ _BUFFERED = 2**20
 """Bytes of an answer that is read whole before it goes on, so that a refusal can stand in its place. Tests of the target
 benchmarks have 12 kB (AIME) to 0.8 MB (GSM8K); larger ones are cut before their end, and asking again brings the refusal."""
 _LARGEST_HEAD = 65_536
+_UNREAD = 2**20
+"""Bytes that may come before a request is there: its head, what TLS adds, and what of the body came in the same pieces."""
 _REFUSED_BODY = 2**20
 _TUNNEL = mode_specs.ProxyMode.parse("regular")
 
@@ -130,7 +132,9 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         self.ready: socket.socket | None = upstream
         self.problem: str | None = None
         self.flows: dict[str, Flow] = {}
-        self._head = 0
+        self._head = self._asking = 0
+        self._asked = asyncio.Event()
+        self._asked.set()
         self._hooks: dict[str, Callable[[Any], Awaitable[None] | None]] = {
             "next_layer": self._next_layer,
             "tls_clienthello": engine.tls.tls_clienthello,
@@ -212,11 +216,15 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         await self.server_event(events.OpenConnectionCompleted(command, None))
         await self.handle_connection(conn)
 
-    def _received(self, size: int) -> None:
-        """Bound what a client may send before mitmproxy has understood a request from it."""
+    async def _received(self, size: int) -> None:
+        """Bound what a client may send before mitmproxy has understood a request from it.
+
+        While the gateway is asked, a body waits outside: mitmproxy would keep all that comes.
+        """
+        await asyncio.sleep(0)  # a head that has just come is looked at first
+        await self._asked.wait()
         self._head = 0 if self.flows else self._head + size
-        # the hello and what TLS adds count as well
-        if self._head > 4 * _LARGEST_HEAD:
+        if self._head > _UNREAD:
             self.problem = "a request's head is too long"
             raise OSError(self.problem)
 
@@ -238,7 +246,15 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
             "range": request.headers.get("range", "")[:100] or None,
             "invalid": flow.error.msg[:200] if flow.error else None,
         }
-        answer, _ = await self.engine.ask(question)
+        self._asking += 1
+        self._asked.clear()
+        try:
+            answer, _ = await self.engine.ask(question)
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._asked.set()
+        self._head = 0
         state = self.flows[flow.id] = Flow(answer["flow"])
         if flow.error:
             return

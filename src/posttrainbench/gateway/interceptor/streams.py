@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 READ = 2**18
@@ -29,7 +29,7 @@ class Wide:
     """A reader that reads more at a time than it is asked to, after the bytes that were read before."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, first: bytes = b"", *, seen: Callable[[int], None] | None = None
+        self, reader: asyncio.StreamReader, first: bytes = b"", *, seen: Callable[[int], Awaitable[None]] | None = None
     ) -> None:
         self._reader, self._first, self._seen = reader, first, seen
 
@@ -37,7 +37,7 @@ class Wide:
         data, self._first = self._first, b""
         data = data or await self._reader.read(READ)
         if self._seen is not None:
-            self._seen(len(data))
+            await self._seen(len(data))
         return data
 
 
