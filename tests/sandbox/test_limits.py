@@ -39,7 +39,10 @@ def either(request: pytest.FixtureRequest, backend: Backend) -> Backend:
     return Bubblewrap(means=Means())
 
 
-def test_memory_limit_ends_the_command(run, either):
+def test_memory_limit_ends_the_command(run, either, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     result, _ = run(
         on=either, argv=["/usr/bin/python3", "-c", HOG.format(200)], limits=Limits(wall_s=20, memory_bytes=80 << 20)
     )
@@ -47,6 +50,7 @@ def test_memory_limit_ends_the_command(run, either):
     assert result.memory_kills >= 1
     assert result.peak_memory_bytes is not None
     assert result.peak_memory_bytes > 70 << 20
+    assert list(here.iterdir()) == []  # conmon leaves a file `oom`
 
 
 def test_memory_limit_kills_the_largest_and_spares_the_rest(run, either):

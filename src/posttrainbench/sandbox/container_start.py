@@ -48,6 +48,7 @@ class Door:
             ports: one socket for each.
             uid: who connects.
         """
+        self.path = path
         path.mkdir()
         path.chmod(0o755)
         for name in _INSIDE:
@@ -175,6 +176,7 @@ def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
+            cwd=door.path.parent,  # conmon leaves a file `oom` where it is started
             start_new_session=True,
         )
         undo.callback(_give_up, process, order.remove)
