@@ -56,6 +56,23 @@ def test_agents_take_turns(tmp_path: Path) -> None:
     assert {cell.spec.hours for cell in sweep.cells} == {0.5}
 
 
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run elsewhere than where the sweep is started."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    options = 'data_dir = "data"\nnetwork = "lab.toml"\ninstruct = "./it"\nsandbox = "apptainer"\nimage = "image.sif"\n[retry]'
+    text = GOOD.replace("[retry]", options).replace('"ptb-tiny-base"', '"./models/base", "org/base"')
+    specs = [cell.spec for cell in load(written(tmp_path, text)).cells if cell.repeat == 1]
+    assert {spec.base_model for spec in specs} == {str(tmp_path / "models/base"), "org/base"}
+    assert {(spec.data_dir, spec.network, spec.instruct, spec.image) for spec in specs} == {
+        (str(tmp_path / "data"), str(tmp_path / "lab.toml"), str(tmp_path / "it"), str(tmp_path / "image.sif"))
+    }
+    named = GOOD.replace("[retry]", 'network = "guarded"\ninstruct = "org/it"\nimage = "localhost/image:1"\n[retry]')
+    spec = load(written(tmp_path, named)).cells[0].spec
+    assert (spec.network, spec.instruct, spec.image) == ("guarded", "org/it", "localhost/image:1")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -6,6 +6,7 @@ Everything is checked before anything starts, and errors name the file's line an
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,15 @@ def _retry(file: TomlFile, table: Any) -> dict[str, int]:
     return {kind: file.count(f"retry.{kind}", tries) for kind, tries in table.items()}
 
 
+# options of `ptb run` that are paths if they end so; jobs run elsewhere than where the sweep is started
+_PATHS = {"data_dir": "", "network": ".toml", "image": ".sif", "instruct": "/"}
+
+
+def _beside(file: TomlFile, path: str) -> str:
+    """A path that is relative to the sweep file."""
+    return os.path.normpath(file.path.absolute().parent / path)
+
+
 def _options(file: TomlFile, where: str, table: Any) -> tuple[dict[str, Any], int]:
     """Options of `ptb run` from a [run] table, and the number of GPUs."""
     file.only(where, table, (*_RUN, "gpus"))
@@ -164,6 +174,9 @@ def _options(file: TomlFile, where: str, table: Any) -> tuple[dict[str, Any], in
         if not good:
             raise file.wrong(f"{where}.{key}", f"is to be {wanted.replace(' | None', '')}, not {value!r}")
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    for key in options.keys() & _PATHS.keys():
+        if options[key].endswith(_PATHS[key]) or options[key].startswith(("./", "../")):
+            options[key] = _beside(file, options[key])
     return options, file.count(f"{where}.gpus", table.get("gpus", 1), least=0)
 
 
@@ -191,7 +204,7 @@ def _row(
     text = file.text("agent", entry.get("agent"))
     if text.endswith((".py", ".toml")):
         prefix, colon, name = text.rpartition(":")
-        text = f"{prefix}{colon}{file.path.absolute().parent / name}"
+        text = f"{prefix}{colon}{_beside(file, name)}"
     named: dict[str, Any] = {
         "agent": text,
         "agent_model": file.text("model", entry["model"]) if "model" in entry else None,
@@ -245,6 +258,8 @@ def _target(
         chosen = catalog.benchmark(benchmark)
     except ConfigurationError as error:
         raise file.wrong("benchmarks", str(error), value=benchmark) from None
+    if model.startswith(("./", "../")):
+        model = _beside(file, model)
     found = catalog.find_base_model(model)
     if found is None and not model.startswith(("/", ".")) and "/" not in model:
         known = [entry.name for entry in catalog.base_models()]
