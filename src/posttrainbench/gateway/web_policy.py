@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.gateway.web_globs import Globs
 from posttrainbench.gateway.web_names import Refused, parse_host
-from posttrainbench.gateway.web_requests import RequestRule, translate
+from posttrainbench.gateway.web_requests import RequestRule
 from posttrainbench.gateway.web_rules import Network, Pinned, Policy, Rule, compiled
 
 _SHIPPED = Path(__file__).parent / "policies"
@@ -147,7 +148,7 @@ def _globs(value: Any, key: str, path: Path) -> tuple[str, ...]:
     found = _texts(value, key, path)
     for each in found:
         try:
-            translate(each)
+            Globs([each])
         except ValueError as error:
             raise ConfigurationError(f"the web policy {path}: {key}: {error}") from None
     return found

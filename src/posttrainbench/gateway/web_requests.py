@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
+from posttrainbench.gateway.web_globs import Globs
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 
 LONGEST_TARGET = 16_384
@@ -38,13 +39,13 @@ class RequestRule:
     paths: tuple[str, ...] = ()
     but: tuple[str, ...] = ()
     benchmark_paths: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _paths: re.Pattern[str] = field(init=False, repr=False, compare=False)
-    _but: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    _paths: Globs = field(init=False, repr=False, compare=False)
+    _but: Globs = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         everything = ("*",) if not self.benchmark_paths else ()
-        object.__setattr__(self, "_paths", _compiled(self.paths or everything))
-        object.__setattr__(self, "_but", _compiled(self.but))
+        object.__setattr__(self, "_paths", Globs(self.paths or everything))
+        object.__setattr__(self, "_but", Globs(self.but))
 
     def of_run(self, benchmark: str) -> RequestRule | None:
         """The rule for a run with this benchmark; `None` if it does not bind it."""
@@ -57,9 +58,9 @@ class RequestRule:
             return False
         if self.methods and method.upper() not in self.methods:
             return False
-        if not any(map(self._paths.fullmatch, target.readings)):
+        if not any(map(self._paths.matches, target.readings)):
             return False
-        return not all(map(self._but.fullmatch, target.paths))
+        return not all(map(self._but.matches, target.paths))
 
 
 @dataclass(frozen=True)
@@ -110,33 +111,6 @@ def _normal(path: str) -> str:
     path = re.sub(r"/{2,}", "/", path.replace("\\", "/"))
     end = "/" if path.endswith("/") and path != "/" else ""
     return (posixpath.normpath("/" + path.lstrip("/")) + end).casefold()
-
-
-def _compiled(globs: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)) or r"(?!)", re.DOTALL)
-
-
-def translate(glob: str) -> str:
-    """A glob as a regular expression.
-
-    Raises:
-        ValueError: braces that do not match.
-    """
-    out, depth = [], 0
-    for character in glob.casefold():
-        if character == "{":
-            out.append("(?:")
-            depth += 1
-        elif character == "}" and depth:
-            out.append(")")
-            depth -= 1
-        elif character == "," and depth:
-            out.append("|")
-        else:
-            out.append({"*": ".*", "?": "."}.get(character) or re.escape(character))
-    if depth:
-        raise ValueError(f"{glob!r} has a brace that nothing closes")
-    return "".join(out)
 
 
 def check_request(rules: Iterable[RequestRule], host: Host, method: str, target: Target) -> None:
