@@ -297,7 +297,10 @@ def measure(options: argparse.Namespace) -> None:
             settings = {"tls": "intercept", "engine": str(engine.path), "known": ("0" * 64,)}
             web = WebConfig(internal=internal, **settings).to_json()  # type: ignore[arg-type]
             kinds = [("HTTP/1.1", plain, "--http1.1", pace) for pace in options.pace]
-            for name, port, how, pace in (*kinds, ("HTTP/2", second, "--http2", 0)):
+            for name, port, how, pace in (
+                *kinds,
+                ("HTTP/2, which the door answers with HTTP/1.1", second, "--http2", 0),
+            ):
                 if port is None:
                     print(f"\nweb door, tunnels looked into, {name}: not measured: no node for the server")
                     continue
