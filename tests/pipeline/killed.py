@@ -74,7 +74,9 @@ elif stage == "audit":
     verdict.DETECTORS = {"endless": endless.detect}  # type: ignore[attr-defined]
     bounded._collect = die_when(lambda: list(Path().glob("results/*/*/began")))
 elif stage == "evaluate":
-    Supervision.run = die_soon(Supervision.run, 2.0, where=lambda: bool(list(Path().glob("results/*/*/.evaluate-*"))))  # type: ignore[method-assign]
+    Supervision.run = die_soon(
+        Supervision.run, 2.0, where=lambda: bool(list(Path().glob("results/*/*/ptb-scratch-evaluate-*")))
+    )  # type: ignore[method-assign]
 else:
     sys.exit(f"no such stage: {stage}")
 

@@ -149,6 +149,8 @@ def test_killed_in_a_stage(stage: str, base_model: Path, place: Place, orphans: 
         assert len(record) == 1 and record[0].get(stage, {}).get("status") != "done"
     if stage == "prepare":
         assert place.temporary != [], "this test is to find something to clean"
+    if stage == "evaluate":
+        assert list(place.runs[0].glob("ptb-scratch-*")), "this test is to find something to clean"
 
     done = place.ptb("clean", "--what", "leftovers", "--yes")
     assert done.returncode == 0, done.stderr
@@ -157,6 +159,7 @@ def test_killed_in_a_stage(stage: str, base_model: Path, place: Place, orphans: 
     assert [path.name for path in place.runs if path.name.startswith(".")] == []
     for run in place.runs:
         assert {path.name for path in run.iterdir() if path.name.startswith(".")} <= {".lock", ".job"}
+        assert list(run.glob("ptb-scratch-*")) == []
     assert place.ptb("clean", "--what", "leftovers", "--yes").stdout == "nothing to remove\n"
     for run in place.runs:  # what was left of the run itself is enough to go on with
         done = place.ptb("resume", str(run))

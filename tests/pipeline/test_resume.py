@@ -138,7 +138,7 @@ def test_killed_while_scoring(base_model: Path, tmp_path: Path) -> None:
     quiet, out = tmp_path / "quiet", tmp_path / "out"
     main(arguments(base_model, quiet, "copy_base"))
     process = start("posttrainbench", *arguments(base_model, out, "copy_base"))
-    wait_for(lambda: next(iter(out.glob("adhoc/*/.evaluate-*/in/request.json")), None))
+    wait_for(lambda: next(iter(out.glob("adhoc/*/ptb-scratch-evaluate-*/in/request.json")), None))
     time.sleep(3)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)

@@ -25,7 +25,7 @@ _DEEPEST = 7
 _CLAIM_S = 86_400.0
 
 # What killed stages leave; `ptb resume` removes it as well.
-DRAFTS = (".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model", ".sealed", ".*.tmp")
+DRAFTS = ("ptb-scratch-*", ".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model", ".sealed", ".*.tmp")
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,17 @@ def _failed(run: RunDirectory, name: str, error: PTBError) -> dict[str, Any]:
 
 
 # What a stage that was killed may leave: drafts of files, of the evaluation, of a collection. All are made anew.
-_DRAFTS = (".*.tmp", "*/.*.tmp", ".evaluate-*", ".memory-*", ".evaluation.new", ".collect", ".model", ".sealed")
+_DRAFTS = (
+    ".*.tmp",
+    "*/.*.tmp",
+    "ptb-scratch-*",
+    ".evaluate-*",
+    ".memory-*",
+    ".evaluation.new",
+    ".collect",
+    ".model",
+    ".sealed",
+)
 
 
 def _sweep(run: RunDirectory) -> None:
