@@ -172,6 +172,7 @@ def unguarded(base: Path | None = None, *, older_s: float) -> Iterator[Path]:
 
 def in_use() -> Iterator[Path]:
     """Files and directories that processes have open, work in or have mounted, as far as we may look."""
+    mounted: set[tuple[str, Path]] = set()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             yield (process / "cwd").readlink()
@@ -180,8 +181,24 @@ def in_use() -> Iterator[Path]:
                 with contextlib.suppress(OSError):
                     yield Path(entry.path).readlink()
         with contextlib.suppress(OSError):
-            for line in (process / "mountinfo").read_text(errors="replace").splitlines():
-                yield Path(line.split()[3])
+            mounted |= {(device, root) for device, root, _ in _mounts(process)}
+    # what a process mounted is told as a path within its file system: where that is for us, our own table says
+    for device, root, place in _mounts(Path("/proc/self")):
+        yield from (
+            place / path.relative_to(root) for other, path in mounted if other == device and path.is_relative_to(root)
+        )
+
+
+def _mounts(process: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Device, path within its file system, and mount point, of each mount that a process sees."""
+    for line in (process / "mountinfo").read_bytes().splitlines():
+        _, _, device, root, place = line.split(b" ")[:5]
+        yield device.decode(), _unescaped(root), _unescaped(place)
+
+
+def _unescaped(name: bytes) -> Path:
+    # the kernel writes space, tab, newline and backslash as \ooo (fs/proc_namespace.c: mangle)
+    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)))
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,11 +15,11 @@ from typing import Any
 import pytest
 
 from posttrainbench.cli import main
-from posttrainbench.disk import measure, parts_of_run
+from posttrainbench.disk import DEFAULT, measure, parts_of_run
 from posttrainbench.files import write_json
 from posttrainbench.launch.store import CellDirectory
 from posttrainbench.pipeline.run_dir import STAGES
-from posttrainbench.scratch import Scratch
+from posttrainbench.scratch import Scratch, in_use
 from tests.conftest import AGENTS
 
 ALWAYS = (
@@ -263,9 +264,9 @@ def test_leftovers_of_the_dead_but_not_of_the_living(
     users = write(place / "ptb-notes/f").parent
     os.utime(users, (then, then))
     results = tmp_path / "results"
-    draft = make_run(results / "adhoc/.x.tmp")
+    draft = make_run(results / "adhoc/.20260101T000000-x.tmp")
     (draft / ".lock").touch()
-    busy = make_run(results / "adhoc/.y.tmp")
+    busy = make_run(results / "adhoc/.20260101T000000-y.tmp")
     try:
         with (busy / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -295,6 +296,45 @@ def test_caches(own_machine: Path, capsys: pytest.CaptureFixture[str], monkeypat
         process.wait()
     assert code == 0 and [row["path"] for row in report["items"]] == [str(old)]
     assert pinned.exists() and used.exists() and not old.exists()
+
+
+def test_hidden_directories_of_the_users_own_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    make_run(results / "adhoc/one")
+    own = [write(results / name / "thesis.txt") for name in ("adhoc/.notes.tmp", ".cache.tmp", "other/.x.tmp")]
+    for path in own:
+        os.utime(path.parent, (1, 1))
+    clean(capsys, results, "--what", ",".join(DEFAULT), "--include-unfinished", "--yes")
+    assert all(path.exists() for path in own) and not (results / "adhoc/one/.job").exists()
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "results" / "a\x1b[2J\nnothing to remove")
+    main(["clean", str(tmp_path / "results"), "--what", "job"])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "\\x1b[2J\\x0anothing" in printed
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("bwrap") is None, reason="mounts a file system; needs bubblewrap")
+def test_what_a_sandbox_has_mounted_is_in_use(tmp_path: Path) -> None:
+    """Whatever file system it is on, and whatever its path: the kernel tells paths within file systems, escaped."""
+    volume = tmp_path / "volume of agents"
+    volume.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", volume], check=True)
+    try:
+        for place in (volume / "codex/1.0", tmp_path / "with space\\and more"):
+            place.mkdir(parents=True)
+            binds = ["--ro-bind", "/", "/", "--ro-bind", place, "/opt"]
+            with subprocess.Popen(
+                ["bwrap", *binds, "sh", "-c", "echo up; exec sleep 60"], stdout=subprocess.PIPE
+            ) as box:
+                assert box.stdout is not None and box.stdout.readline() == b"up\n"
+                try:
+                    assert place in set(in_use())
+                finally:
+                    box.kill()
+    finally:
+        subprocess.run(["umount", "--lazy", volume], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only a root harness makes copies")

@@ -11,6 +11,7 @@ import click
 
 from posttrainbench.disk import DEFAULT, KINDS, Item, Kept, Search, find, measure, remove, size_text
 from posttrainbench.errors import PTBError
+from posttrainbench.files import printable
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -129,11 +130,11 @@ def _report(
 def _say(items: list[Item], kept: list[Kept], errors: list[str], freed: int, *, dry: bool) -> None:
     width = max((len(item.what) for item in items), default=0)
     for item in items:
-        print(f"{size_text(item.size.held):>9}  {item.what:{width}}  {item.path}  ({item.reason})")
+        print(f"{size_text(item.size.held):>9}  {item.what:{width}}  {printable(str(item.path))}  ({item.reason})")
     for each in kept:
-        print(f"     kept  {each.path}  ({each.reason})")
+        print(f"     kept  {printable(str(each.path))}  ({printable(each.reason)})")
     for error in errors:
-        print(f"ptb: {error}", file=sys.stderr)
+        print(f"ptb: {printable(error)}", file=sys.stderr)
     if not items:
         print("nothing to remove")
     elif dry:

@@ -35,6 +35,8 @@ from posttrainbench.workspace import paths, prompt
 # Room for traces, logs and the evaluation beside a few copies of the weights.
 _DISK_RESERVE = 96 * 2**20
 _DRAFT_S = 600.0
+# `.IDENTITY.tmp`: other hidden directories below a results directory are the user's own
+_DRAFT = re.compile(r"\.\d{8}T\d{6}-.+\.tmp", re.ASCII | re.DOTALL)
 
 
 def _model_bytes(path: Path) -> int:
@@ -221,7 +223,7 @@ def dead_drafts(parent: Path) -> Iterator[Path]:
     """Drafts below `parent` that a killed `prepare` left: a living one holds the draft's lock."""
     for draft in sorted(parent.glob(".*.tmp")):
         try:
-            if not stat.S_ISDIR(draft.lstat().st_mode):
+            if not _DRAFT.fullmatch(draft.name) or not stat.S_ISDIR(draft.lstat().st_mode):
                 continue
             if (draft / ".lock").exists():
                 with RunDirectory(draft).locked():
