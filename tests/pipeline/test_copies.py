@@ -153,6 +153,24 @@ def test_without_a_place_for_shared_copies_a_run_has_its_own(
         readable_binds("/m", model, spare=tmp_path / "spare")
 
 
+@needs_root
+@pytest.mark.parametrize("how", ["owner", "mode", "link"])
+def test_a_store_in_which_others_can_write_is_not_used(how: str, model: Path, tmp_path: Path, cache: Path) -> None:
+    """Whoever is first in a shared PTB_CACHE must not choose other people's weights."""
+    made = readable_binds("/m", model, spare=tmp_path / "spare")["/m/model.safetensors"]
+    made.chmod(0o644)
+    made.write_text("poisons" * 1000)
+    if how == "owner":
+        os.chown(cache / "files", 12345, 12345)
+    elif how == "mode":
+        (cache / "index").chmod(0o777)
+    else:
+        cache.rename(tmp_path / "elsewhere")
+        cache.symlink_to(tmp_path / "elsewhere")
+    bound = readable_binds("/m", model, spare=tmp_path / "spare")["/m/model.safetensors"]
+    assert bound == tmp_path / "spare" / "model.safetensors" and bound.read_text() == "weights" * 1000
+
+
 def test_an_agent_changes_its_own_layer_of_the_hub_cache_only(model: Path, tmp_path: Path) -> None:
     """As in a run: the base model bound into the hub cache below the agent's home, whose rest is its own."""
     home = tmp_path / "home"

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import math
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,10 @@ class Copies:
         for directory in (self.root, self._files, self._index):
             # closed: a copy can be read by all, its original could not
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                # somebody else could have put other weights there; the caller goes without
+                raise PermissionError(errno.EPERM, "others can write there, or it is a link", str(directory))
         descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
