@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from posttrainbench.files import read_json, write_json
 from posttrainbench.workspace.build import Job
 
 FORMAT = 1
+_TRIES = 4
 STAGES = ("prepare", "solve", "collect", "audit", "evaluate", "finalize")
 
 
@@ -130,12 +132,17 @@ class RunDirectory:
         """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigurationError(
-                    f"another ptb process is working on {self.path}; wait for it or end it"
-                ) from None
+            for tries_left in range(_TRIES - 1, -1, -1):
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    # who only looks whether it is held (`ptb clean`) holds it himself for an instant
+                    if not tries_left:
+                        raise ConfigurationError(
+                            f"another ptb process is working on {self.path}; wait for it or end it"
+                        ) from None
+                    time.sleep(0.02)
             yield
         finally:
             os.close(descriptor)
