@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ def resize(submission: Path, rows: int) -> None:
     save_weights({**found, "model.embed_tokens.weight": grown}, submission / "model.safetensors")
     config = json.loads((submission / "config.json").read_text())
     (submission / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+
+
+def test_a_list_without_end_is_not_gone_through(submission: Path, base_model: Path) -> None:
+    """22 million entries fit into the largest tokenizer.json: the harness must not write a sentence on each."""
+    path = submission / "tokenizer.json"
+    text = json.dumps({**json.loads(path.read_text()), "added_tokens": "@"})
+    path.write_text(text.replace('"@"', "[" + ",".join(["{}"] * 2_000_000) + "]"))
+    tracemalloc.start()
+    assert tokens.added(submission, base_model) == ((), [])
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000 * 100
+    tracemalloc.stop()
 
 
 def tokenizer_of(model: Path) -> Any:

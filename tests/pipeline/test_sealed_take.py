@@ -109,6 +109,11 @@ def test_paths_that_lead_out(agent: Agent, home: Path, tmp_path: Path) -> None:
     assert "no directory" in refused(agent, "/home/agent/task/file", tmp_path)
 
 
+def test_names_that_no_file_has(agent: Agent, tmp_path: Path) -> None:
+    for name in ("\ud800", "\udcff", "a\0b"):
+        assert "no such file" in refused(agent, f"/home/agent/task/{name}", tmp_path)
+
+
 def test_files_that_are_none_or_too_large(agent: Agent, home: Path, tmp_path: Path) -> None:
     task = home / "task"
     made = {name: model(task / name) for name in ("fifo", "socket", "sparse", "config", "link", "hub", "empty")}

@@ -162,6 +162,8 @@ def _open(name: str, parent: int | None, closing: ExitStack) -> int:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             raise NotTaken("there is no such file or directory") from None
         raise NotTaken(f"the path cannot be opened ({os.strerror(error.errno or 0)})") from None
+    except ValueError:
+        raise NotTaken("there is no such file or directory") from None  # half a character, which no name has
     closing.callback(os.close, descriptor)
     return descriptor
 
