@@ -179,6 +179,14 @@ def test_superseded_attempts_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFi
     assert (waiting / ".job/home/big").exists() and (result / "final_model").exists() and not (result / ".job").exists()
 
 
+def test_a_result_that_is_a_link_to_its_attempt_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = tmp_path / "results/sweep"
+    only = make_run(sweep / ".sweep/cells/cell/attempts/run")
+    (sweep / "cell").symlink_to(only)
+    clean(capsys, sweep, "--yes")
+    assert (only / "final_model").exists() and (only / "workspace").exists()
+
+
 def test_age(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     old, young = make_run(results / "adhoc/old"), make_run(results / "adhoc/young")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -169,6 +170,29 @@ def test_a_store_in_which_others_can_write_is_not_used(how: str, model: Path, tm
         cache.symlink_to(tmp_path / "elsewhere")
     bound = readable_binds("/m", model, spare=tmp_path / "spare")["/m/model.safetensors"]
     assert bound == tmp_path / "spare" / "model.safetensors" and bound.read_text() == "weights" * 1000
+
+
+@needs_root
+def test_a_reader_cannot_unlock_or_lock_a_copy(model: Path) -> None:
+    """An agent may lock what it can read. The copy is protected for other runs all the same, and nobody waits for it."""
+    code = (
+        "import sys, time, pathlib, posttrainbench.pipeline.copies as c;"
+        "print(c.Copies().readable(pathlib.Path(sys.argv[1])), flush=True); time.sleep(float(sys.argv[2]))"
+    )
+    using = [sys.executable, "-c", code, str(model / "model.safetensors")]
+    copy = Path(subprocess.run([*using, "0"], check=True, timeout=60, capture_output=True, text=True).stdout.strip())
+    with copy.open("rb") as agents:
+        fcntl.flock(agents, fcntl.LOCK_EX)
+        with subprocess.Popen([*using, "60"], stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout is not None and process.stdout.readline().strip() == os.fsencode(copy)
+                fcntl.flock(agents, fcntl.LOCK_UN)
+                assert Copies().in_use(copy) and not Copies().evict(copy) and copy.exists()
+                fcntl.flock(agents, fcntl.LOCK_EX)
+            finally:
+                process.kill()
+        # an agent's lock is none of ours
+        assert Copies().evict(copy) and not copy.exists()
 
 
 def test_an_agent_changes_its_own_layer_of_the_hub_cache_only(model: Path, tmp_path: Path) -> None:

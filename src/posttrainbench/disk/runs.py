@@ -140,7 +140,7 @@ def _state(run: RunDirectory, finished: bool) -> State:
     if cell is not None:
         if _worked_on(cell):
             return "running"
-        if cell.committed or run.path.parent.name == "retired":
+        if _replaced(cell, run):
             return "superseded"
         return "unfinished"
     return "finished" if finished else "unfinished"
@@ -151,7 +151,7 @@ def changed_since(run: RunDirectory, what: str) -> str:
     cell = _cell(run)
     if cell is not None and _worked_on(cell):
         return "a process works on its cell by now"
-    if cell is not None and (cell.committed or run.path.parent.name == "retired"):
+    if cell is not None and _replaced(cell, run):
         return ""
     if what == "job" and run.done("solve") and not run.done("collect"):
         return "the agent's work is not collected yet"
@@ -166,6 +166,14 @@ def _cell(run: RunDirectory) -> CellDirectory | None:
     if len(parts) > 6 and parts[-2] in ("attempts", "retired") and parts[-4] == "cells" and parts[-5] == ".sweep":
         return CellDirectory(Path(*parts[:-5]), parts[-3])
     return None
+
+
+def _replaced(cell: CellDirectory, run: RunDirectory) -> bool:
+    """Whether another run is the cell's result by now. A result may be a link that a user made to this very run."""
+    with contextlib.suppress(OSError):
+        if cell.result.samefile(run.path):
+            return False
+    return cell.committed or run.path.parent.name == "retired"
 
 
 def _worked_on(cell: CellDirectory) -> bool:

@@ -82,6 +82,8 @@ class Copies:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root() / "copies"
         self._files, self._index = self.root / "files", self.root / "index"
+        # apart from the copies: who can read a file can lock it, and agents read the copies
+        self._locks = self.root / "locks"
 
     def readable(self, source: Path) -> Path:
         """A copy of `source` that everybody could read, in use by this process until it ends.
@@ -114,7 +116,7 @@ class Copies:
 
     def in_use(self, copy: Path) -> bool:
         """Whether a living process uses it."""
-        with _locked(copy, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        with _locked(self._locks / copy.name) as free:
             return not free
 
     def evict(self, copy: Path) -> bool:
@@ -125,7 +127,7 @@ class Copies:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the store. Whoever comes while a file is copied waits, and then finds it."""
-        for directory in (self.root, self._files, self._index):
+        for directory in (self.root, self._files, self._index, self._locks):
             # closed: a copy can be read by all, its original could not
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = directory.lstat()
@@ -183,9 +185,10 @@ class Copies:
         held = self._held.get(path)
         if held is not None and os.fstat(held).st_nlink:
             return
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._locks / path.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with contextlib.suppress(OSError):  # no locks here (some network file systems): then age alone protects it
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # waits for who only looks, an instant
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
         if held is not None:
             os.close(held)
         self._held[path] = descriptor
@@ -200,9 +203,11 @@ class Copies:
         return freed
 
     def _evict(self, copy: Path) -> bool:
-        with _locked(copy, fcntl.LOCK_EX | fcntl.LOCK_NB) as free:
+        lock = self._locks / copy.name
+        with _locked(lock) as free:
             if free:
                 copy.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
                 for entry in self._index.iterdir():
                     if self._known(entry.name) is None:
                         entry.unlink(missing_ok=True)
@@ -210,15 +215,19 @@ class Copies:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[bool]:
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether nobody holds that lock; meanwhile it is ours."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield True
+        return
     except OSError:
         yield False
         return
     try:
         try:
-            fcntl.flock(descriptor, how)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
             return
