@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -655,3 +656,78 @@ def test_what_is_missing_is_said_before_a_run(tmp_path: Path, monkeypatch: pytes
         intercept_install.require()
     with pytest.raises(ConfigurationError, match=r"Python 3\.12"):
         intercept_install.install()
+
+
+def test_memory_does_not_grow_with_what_comes_too_early(site: Site, tmp_path: Path) -> None:
+    """A client may send its next requests early; the answer to the first one can take as long as it likes."""
+    over = threading.Event()
+
+    def slow(connection: socket.socket, recorder: Recorder) -> None:
+        connection.recv(65536)
+        over.wait(60)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+        recorder.data += read_all(connection)
+
+    with (
+        server(slow, tls=site.tls()) as recorder,
+        running_door(tmp_path, internal=(f"{HOST}:{recorder.port}",), **site.seen.settings) as door,
+        site.inside(door, recorder.port) as connection,
+    ):
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}:{recorder.port}\r\n\r\n".encode())
+        connection.settimeout(2)
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 200:
+                connection.sendall(bytes(1 << 20))
+                sent += 1
+        assert sent < 32, f"{sent} MB were taken"
+        over.set()
+        connection.settimeout(20)
+        assert read_until_quiet(connection).endswith(b"hello")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"X: a\r\n Transfer-Encoding: chunked\r\n",
+        b"X: a\rTransfer-Encoding: chunked\r\n",
+        b"X: a\0b\r\n",
+    ],
+    ids=["folded", "bare-cr", "nul"],
+)
+def test_headers_that_others_read_differently(
+    site: Site, limited: tuple[RunningDoor, Recorder], headers: bytes
+) -> None:
+    door, recorder = limited
+    raw = f"POST / HTTP/1.1\r\nHost: {HOST}:{recorder.port}\r\nContent-Length: 3\r\n".encode() + headers
+    assert b"400" in site.ask(door, recorder.port, raw + b"\r\nabc").split(b"\r\n")[0]
+    assert not recorder.data
+    assert [line["rule"] for line in requests(door, 0)] == ["malformed"]
+
+
+def test_a_method_that_is_none(site: Site, limited: tuple[RunningDoor, Recorder]) -> None:
+    door, recorder = limited
+    raw = b"G\xff\xffT / HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (HOST.encode(), recorder.port)
+    assert b"400" in site.ask(door, recorder.port, raw).split(b"\r\n")[0]
+    assert not recorder.data
+
+
+def test_a_path_of_bytes_that_are_long_in_messages(site: Site, limited: tuple[RunningDoor, Recorder]) -> None:
+    door, recorder = limited
+    raw = b"GET /%s HTTP/1.1\r\nHost: %s:%d\r\n\r\n" % (b"\xff" * 60_000, HOST.encode(), recorder.port)
+    assert b"414" in site.ask(door, recorder.port, raw).split(b"\r\n")[0]
+    [line] = requests(door, 0)
+    assert line["rule"] == "malformed" and not recorder.data
+
+
+def test_what_mitmproxy_cannot_do_ends_the_tunnel(site: Site, limited: tuple[RunningDoor, Recorder]) -> None:
+    """Trailers of a request; it stayed open without an answer until the silence was too long."""
+    door, recorder = limited
+    raw = f"POST / HTTP/1.1\r\nHost: {HOST}:{recorder.port}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"
+    with site.inside(door, recorder.port) as connection:
+        connection.settimeout(15)
+        connection.sendall(raw.encode())
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            assert connection.recv(100) == b""
+    [line] = requests(door, 0)
+    assert line["error"]

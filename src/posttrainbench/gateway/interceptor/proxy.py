@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -23,10 +24,15 @@ from mitmproxy.proxy.layers.http import HTTPMode
 _BUFFERED = 2**20
 """Bytes of an answer that is read whole before it goes on, so that a refusal can stand in its place. Tests of the target
 benchmarks have 12 kB (AIME) to 0.8 MB (GSM8K); larger ones are cut before their end, and asking again brings the refusal."""
-_LARGEST_HEAD = 65_536
+_LONGEST_TARGET = 16_385
+"""Characters that the gateway is told of: one more than it allows. Each may take six in a message."""
 _UNREAD = 2**20
 """Bytes that may come before a request is there: its head, what TLS adds, and what of the body came in the same pieces."""
 _REFUSED_BODY = 2**20
+_AHEAD = 2 * _REFUSED_BODY
+"""Bytes that may come beyond what has been made of a request. A body that is refused is read whole."""
+_BREAKS = frozenset(b"\r\n\0")
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TUNNEL = mode_specs.ProxyMode.parse("regular")
 
 Ask = Callable[[dict[str, Any]], Awaitable[tuple[dict[str, Any], list[int]]]]
@@ -132,7 +138,8 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         self.ready: socket.socket | None = upstream
         self.problem: str | None = None
         self.flows: dict[str, Flow] = {}
-        self._head = self._asking = 0
+        self._head = self._asking = self._ahead = 0
+        self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._asked.set()
         self._hooks: dict[str, Callable[[Any], Awaitable[None] | None]] = {
@@ -154,14 +161,21 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
             return
         with self.timeout_watchdog.disarm():
             (data,) = hook.args()
-            result = found(data)
-            if result is not None:
-                await result
+            try:
+                result = found(data)
+                if result is not None:
+                    await result
+            except Exception as error:  # whatever went wrong: nothing passes that nobody has looked at
+                self.log(f"{hook.name}: {error!r}", logging.ERROR)
 
     def log(self, message: str, level: int = logging.INFO, exc_info: Any = None) -> None:
-        """mitmproxy's own words: of interest only where it failed."""
+        """mitmproxy's own words: of interest only where it failed. Then the tunnel ends: it would stay without an answer."""
         if level >= logging.ERROR:
             super().log(message, level, exc_info)
+            self.problem = self.problem or "the tunnel failed"
+            found = self.transports.get(self.client)
+            if found is not None and found.handler is not None:
+                found.handler.cancel(self.problem)
 
     def end(self) -> None:
         """Close what is left."""
@@ -219,32 +233,47 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
     async def _received(self, size: int) -> None:
         """Bound what a client may send before mitmproxy has understood a request from it.
 
-        While the gateway is asked, a body waits outside: mitmproxy would keep all that comes.
+        While the gateway is asked, a body waits outside, and so does what comes early while a request is being dealt with:
+        mitmproxy would keep all of it.
         """
         await asyncio.sleep(0)  # a head that has just come is looked at first
         await self._asked.wait()
         self._head = 0 if self.flows else self._head + size
+        self._ahead += size
         if self._head > _UNREAD:
             self.problem = "a request's head is too long"
             raise OSError(self.problem)
+        # HTTP/2 says in the same stream how much of an answer has been taken
+        while self.flows and self._ahead > _AHEAD and self.client.alpn != b"h2":
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _progress(self) -> None:
+        self._head = self._ahead = 0
+        self._moved.set()
 
     # requests
 
     async def _requestheaders(self, flow: http.HTTPFlow) -> None:
+        self._progress()
         request = flow.request
         raw = request.path
+        invalid = flow.error.msg[:200] if flow.error else None
+        if not _METHOD.fullmatch(request.method) or any(set(value) & _BREAKS for _, value in request.headers.fields):
+            # passed on as they are, and a line's end to some servers
+            invalid = invalid or "a method or header of odd characters"
         question = {
             "op": "request",
             "id": self.id,
             "method": request.method[:32],
-            "target": raw[:_LARGEST_HEAD],
+            "target": raw[:_LONGEST_TARGET],
             "scheme": request.scheme,
             "authority": request.authority[:300],
             "hosts": [value[:300] for value in request.headers.get_all("host")][:4],
             "http": request.http_version,
             "upgrade": "upgrade" in request.headers,
             "range": request.headers.get("range", "")[:100] or None,
-            "invalid": flow.error.msg[:200] if flow.error else None,
+            "invalid": invalid,
         }
         self._asking += 1
         self._asked.clear()
@@ -264,6 +293,7 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
 
         def tee(data: bytes) -> bytes:
             state.up += len(data)
+            self._progress()
             return data
 
         request.stream = tee
@@ -328,6 +358,7 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         response = flow.response
         if state is None or response is None:
             return
+        self._moved.set()
         body = response.raw_content
         if state.look is not None and not response.stream and body is not None:
             state.look.feed(body)
@@ -349,6 +380,7 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         return (await self.engine.ask(question))[0]
 
     def _error(self, flow: http.HTTPFlow) -> None:
+        self._moved.set()
         state = self.flows.pop(flow.id, None)
         if state is not None:
             status = flow.response.status_code if flow.response else None
