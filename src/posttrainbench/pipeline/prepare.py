@@ -305,7 +305,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
         "gpus": list(gpus),
         "sandbox": {
             "backend": backend.name,
-            "image": spec.image,
+            "image": str(Path(spec.image).absolute()) if spec.image and Path(spec.image).is_file() else spec.image,
             "image_digest": None if image is None else image.digest,
             "image_lock": None if image is None else image.lock,
             "capabilities": capabilities,
