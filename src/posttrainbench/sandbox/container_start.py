@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,9 @@ from posttrainbench.sandbox.spec import Spec
 
 # An engine needs 0.3 s; the first start of a large image, or one while another image is built, minutes.
 _SETUP_S = 600.0
+# Until then nobody is asked whether it is still wanted: usual starts are over, and the way out is not in other hands before.
+_PATIENCE_S = 10.0
+_TICK_S = 0.5
 # The same for the removal of a dead container; nothing runs in it any more.
 _REMOVE_S = 300.0
 _KILLED = 128 + signal.SIGKILL
@@ -155,18 +159,22 @@ class ContainerSandbox:
         try:
             self.process.wait(_REMOVE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            _kill_engine(self.process)
             self.remove()
         self.control.close()
         os.close(self.output)
         os.close(self.pidfd)
 
 
-def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
+class Unwanted(Exception):
+    """The container was cancelled before it was there."""
+
+
+def start(spec: Spec, order: Order, door: Door, cancelled: Callable[[], bool] | None = None) -> ContainerSandbox:
     """Start a container whose command waits at the gate.
 
     Raises:
+        Unwanted: `cancelled` said so while the engine was at work for long; nothing of it is left.
         InfrastructureError: it could not be set up, or is not what was ordered; nothing of it is left.
     """
     with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as said:
@@ -180,7 +188,7 @@ def start(spec: Spec, order: Order, door: Door) -> ContainerSandbox:
             start_new_session=True,
         )
         undo.callback(_give_up, process, order.remove)
-        control = _connected(process, door.control, said)
+        control = _connected(process, door.control, said, cancelled)
         undo.callback(control.close)
         door.control.close()
         init = _peer(control, order.user)
@@ -217,26 +225,46 @@ def _give_up(process: subprocess.Popen[bytes], remove: Callable[[], None]) -> No
     """After a start that failed: the engine may be at any point of its work."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(2)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    _kill_engine(process)
     remove()
 
 
-def _connected(process: subprocess.Popen[bytes], listener: socket.socket, said: IO[bytes]) -> socket.socket:
+def _kill_engine(process: subprocess.Popen[bytes]) -> None:
+    """Kill an engine's program that hangs, with its children: rootless podman does its work in one."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _connected(
+    process: subprocess.Popen[bytes],
+    listener: socket.socket,
+    said: IO[bytes],
+    cancelled: Callable[[], bool] | None,
+) -> socket.socket:
     """Wait for the first process's connection."""
     watch = os.pidfd_open(process.pid)
+    began = time.monotonic()
+    ready: set[int] = set()
     try:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(watch, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(int(_SETUP_S * 1000))}
+        while not ready and (gone := time.monotonic() - began) < _SETUP_S:
+            if gone >= _PATIENCE_S and cancelled is not None and cancelled():
+                raise Unwanted
+            ready = {descriptor for descriptor, _ in poll.poll(int(_TICK_S * 1000))}
     finally:
         os.close(watch)
     if listener.fileno() in ready:
         return listener.accept()[0]
     if not ready:
-        raise InfrastructureError(f"the sandbox could not be set up: not ready after {_SETUP_S:.0f} s; {_said(said)}")
+        program = Path(str(process.args[0])).name  # type: ignore[index]
+        raise InfrastructureError(
+            f"the sandbox could not be set up: not ready after {_SETUP_S:.0f} s: {program} hangs or its storage is slow "
+            f"({_said(said) or 'it says nothing'}); see ptb doctor"
+        )
     raise InfrastructureError(
         f"the sandbox could not be set up: {_said(said) or f'status {process.wait()}'}; see ptb doctor"
     )

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import processes, staging
 from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import DOOR, Layout, User, arrange
-from posttrainbench.sandbox.container_start import Door, Order, start
+from posttrainbench.sandbox.container_start import Door, Order, Unwanted, start
 from posttrainbench.sandbox.environment import python_runtime
 from posttrainbench.sandbox.gpu import gpu_indices, gpu_nodes
 from posttrainbench.sandbox.limits import Group
@@ -41,6 +42,7 @@ RUN_LABEL = "org.posttrainbench.run"
 PACKAGE_INSIDE = "/opt/posttrainbench/src/posttrainbench"
 # While an image is built or pulled, podman's other commands wait for its storage: over a minute was seen.
 _ANSWER_S = 300.0
+_TERMINATED = 128 + signal.SIGTERM
 
 
 class ContainerBackend(ABC):
@@ -199,7 +201,10 @@ class ContainerBackend(ABC):
                 joins, group = self.own_groups(spec.limits, undo)
                 command = [runtime.executable, "-I", "-S", f"{DOOR}/container_inside.py"]
                 order = self._order(spec, layout, scratch, command, joins)
-                sandbox = start(spec, order, door)
+                sandbox = start(spec, order, door, cancelled)
+            except Unwanted:
+                wall = time.monotonic() - began
+                return Result(returncode=_TERMINATED, reason="cancelled", wall_s=wall, teardown_s=0.0, survivors=0)
             except OSError as error:
                 raise InfrastructureError(f"the sandbox could not be set up: {error}; see ptb doctor") from error
             undo.callback(sandbox.close)
