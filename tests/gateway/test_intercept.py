@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tarfile
 import threading
 import time
 import zipfile
@@ -731,3 +732,32 @@ def test_what_mitmproxy_cannot_do_ends_the_tunnel(site: Site, limited: tuple[Run
             assert connection.recv(100) == b""
     [line] = requests(door, 0)
     assert line["error"]
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["https", "http"])
+def test_no_encoding_is_asked_for_that_nobody_undoes(site: Site, tmp_path: Path, secure: bool) -> None:
+    with (
+        server(tls=site.tls() if secure else None) as recorder,
+        running_door(tmp_path, internal=(f"{HOST}:{recorder.port}",), known=KNOWN, **site.seen.settings) as door,
+    ):
+        base = f"{'https' if secure else 'http'}://{HOST}:{recorder.port}"
+        site.curl(door, "-H", "Accept-Encoding: dcb, xz;q=0.5, br, deflate, gzip;q=1.0, *", f"{base}/one")
+        site.curl(door, "-H", "Accept-Encoding: compress", f"{base}/two")
+        heads = bytes(recorder.data).lower().split(b"\r\n")
+    first = b"br, gzip;q=1.0" if secure else b"gzip;q=1.0"
+    assert [line for line in heads if line.startswith(b"accept-encoding")] == [
+        b"accept-encoding: " + first,
+        b"accept-encoding: identity",
+    ]
+
+
+def test_small_packed_files_that_unpack_to_much_take_little_time() -> None:
+    head = io.BytesIO()
+    with tarfile.open(fileobj=head, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("empty"))
+    body = gzip.compress(head.getvalue()[:512] + bytes(64 << 20))
+    began = time.process_time()
+    look = Recogniser(frozenset(KNOWN), size=len(body))
+    look.feed(body)
+    assert not look.end()
+    assert time.process_time() - began < 4

@@ -234,7 +234,7 @@ class Door:
             raise Refused("upgrade", "WebSockets are not available here.")
         upstream = await self._open(host, port, record, tunnel=False)
         try:
-            upstream.writer.write(outgoing(head, host, port, path, length, upstream))
+            upstream.writer.write(outgoing(head, host, port, path, length, upstream, looking=bool(self.known)))
             sending = self._send(body(reader, length), upstream.writer, record)
             await self._both(record, sending, relay_answer(head, upstream, writer, record, self.known), last=1)
         finally:

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from posttrainbench.gateway.interceptor.content import acceptable
 from posttrainbench.gateway.web_http import Head, encode, end_to_end, malformed
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 from posttrainbench.gateway.web_upstream import Upstream
@@ -130,8 +131,16 @@ def same_host(head: Head, host: Host, port: int, *, default_port: int) -> None:
             raise Refused("host-mismatch", f"The Host header is not {host.in_url()}, the host that was asked for.")
 
 
-def outgoing(head: Head, host: Host, port: int, path: bytes, length: int | None, upstream: Upstream) -> bytes:
-    """The request's head as it goes on: built anew, with our own Host and length, and the end of the connection."""
+def outgoing(
+    head: Head, host: Host, port: int, path: bytes, length: int | None, upstream: Upstream, *, looking: bool = False
+) -> bytes:
+    """The request's head as it goes on: built anew, with our own Host and length, and the end of the connection.
+
+    Args:
+        head, host, port, path, length: what was asked.
+        upstream: where it goes.
+        looking: whether the answer is to be one that can be looked into.
+    """
     authority = host.in_url().encode() + (b"" if port == 80 else b":%d" % port)
     extra = [(b"Host", authority), (b"Connection", b"close")]
     target = path
@@ -143,4 +152,9 @@ def outgoing(head: Head, host: Host, port: int, path: bytes, length: int | None,
         extra.append((b"Transfer-Encoding", b"chunked"))
     elif length or head.all(b"content-length"):
         extra.append((b"Content-Length", b"%d" % length))
-    return encode(b" ".join((head.line[0], target, head.line[2])), [*extra, *end_to_end(head.headers)])
+    kept = end_to_end(head.headers)
+    if looking:
+        asked = b",".join(head.all(b"accept-encoding")).decode("latin-1")
+        kept = [each for each in kept if each[0].lower() != b"accept-encoding"]
+        extra.append((b"Accept-Encoding", acceptable(asked).encode("latin-1")))
+    return encode(b" ".join((head.line[0], target, head.line[2])), [*extra, *kept])

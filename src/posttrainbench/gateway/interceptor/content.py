@@ -20,11 +20,20 @@ LARGEST_ARCHIVE = 64 * 2**20
 """Bytes of a packed file that is unpacked to look at its members: unpacking takes 3 to 10 ms per MB."""
 STREAMED_TYPES = ("text/event-stream", "application/x-ndjson", "application/grpc")
 """Content types of answers that come as things happen: nothing of them may be kept back."""
+ENCODINGS = frozenset(("gzip", "identity"))
+"""Encodings of bodies that a server may be asked for where copies are looked for: those that are undone in every form. There
+are two kinds of `deflate`."""
 _UNPACKED = 512 * 2**20
 _PIECE = 2**18
 _DEPTH = 2
 
 Sink = Callable[[bytes], None]
+
+
+def acceptable(value: str, known: frozenset[str] = ENCODINGS) -> str:
+    """An `Accept-Encoding` without the encodings that nobody here undoes: a copy would pass in one of them."""
+    kept = [each.strip() for each in value.split(",") if each.partition(";")[0].strip().lower() in known]
+    return ", ".join(kept) or "identity"
 
 
 class Hashes:
@@ -220,10 +229,11 @@ class _Tar:
         self._hashes: Hashes | None = None
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
-        while self._buffer:
+        buffer, at = self._buffer + data, 0
+        while at < len(buffer):
             if self._left:
-                piece, self._buffer = self._buffer[: self._left], self._buffer[self._left :]
+                piece = buffer[at : at + self._left]
+                at += len(piece)
                 self._left -= len(piece)
                 if self._hashes is not None:
                     self._hashes.feed(piece)
@@ -231,15 +241,17 @@ class _Tar:
                         self._owner.add(self._hashes.found())
                 continue
             if self._padding:
-                skip = min(self._padding, len(self._buffer))
-                self._buffer, self._padding = self._buffer[skip:], self._padding - skip
+                skip = min(self._padding, len(buffer) - at)
+                at, self._padding = at + skip, self._padding - skip
                 continue
-            if len(self._buffer) < 512:
-                return
-            header, self._buffer = self._buffer[:512], self._buffer[512:]
+            if len(buffer) - at < 512:
+                break
+            header = buffer[at : at + 512]
+            at += 512
             self._left = _octal(header[124:136])
             self._padding = -self._left % 512
             self._hashes = Hashes(self._left) if header[156:157] in (b"0", b"\0", b"7") and self._left else None
+        self._buffer = buffer[at:]
 
 
 def _octal(field: bytes) -> int:

@@ -291,6 +291,11 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
             self._refuse(flow, state, answer)
             return
 
+        asked = request.headers.get("accept-encoding")
+        if self.engine.known and asked is not None:
+            undone = content.ENCODINGS | set(self.engine.decoders)
+            request.headers["accept-encoding"] = content.acceptable(asked, undone)
+
         def tee(data: bytes) -> bytes:
             state.up += len(data)
             self._progress()
