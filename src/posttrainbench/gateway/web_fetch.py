@@ -6,7 +6,7 @@ from asyncio import StreamWriter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from posttrainbench.gateway.interceptor.content import STREAMED_TYPES, Recogniser
+from posttrainbench.gateway.interceptor.content import STREAMED_TYPES, Held, Recogniser
 from posttrainbench.gateway.web_http import Head, encode, end_to_end, malformed, read_head
 from posttrainbench.gateway.web_messages import COPY, Record
 from posttrainbench.gateway.web_names import Refused
@@ -50,23 +50,22 @@ async def relay_answer(
         await _write(writer, piece, record)
     chunks = _Chunks(look.feed) if look is not None and chunked else None
     feed = chunks.feed if chunks is not None else look.feed if look is not None else None
-    held = b""
+    held = Held()
     async for piece in _pieces(upstream, length):
         if feed is None:
             await _write(writer, piece, record)
             continue
         before = chunks.size if chunks is not None else -1
         feed(piece)
-        if chunks is not None and chunks.size == before:
-            held += piece  # the end of the chunks alone: the last of the data stays here with it
-        else:
-            await _write(writer, held, record)
-            held = piece
+        # the end of the chunks alone: the last of the data stays here with it
+        for each in held.add(piece, alone=chunks is None or chunks.size != before):
+            await _write(writer, each, record)
         if chunks is not None and chunks.over:
             break
     if look is not None:
         _check(look, record)
-        await _write(writer, held, record)
+        for each in held.rest():
+            await _write(writer, each, record)
 
 
 async def _head(upstream: Upstream, writer: StreamWriter, record: Record) -> tuple[Head, int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 import zlib
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +26,44 @@ ENCODINGS = frozenset(("gzip", "identity"))
 """Encodings of bodies that a server may be asked for where copies are looked for: those that are undone in every form. There
 are two kinds of `deflate`."""
 _UNPACKED = 512 * 2**20
+HELD = 2**20
+_PATIENCE_S = 10.0
+"""From then on answers go on as they come, but for their last piece: some are made slowly, and somebody waits for them."""
 _PIECE = 2**18
 _DEPTH = 2
 
 Sink = Callable[[bytes], None]
+
+
+class Held:
+    """What of a body stays here until it is clear what it is: the last MiB, at first; the last piece of a slow one.
+
+    So a known file of up to that size goes nowhere, also where its size is not said before.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._until = time.monotonic() + _PATIENCE_S
+
+    def add(self, data: bytes, *, alone: bool = True) -> list[bytes]:
+        """Take a piece, which belongs to the one before if not `alone`; returns what may go on."""
+        self._size += len(data)
+        if self._pieces and not alone:
+            data = self._pieces.pop() + data
+        self._pieces.append(data)
+        out = []
+        while len(self._pieces) > 1 and (self._size > HELD or time.monotonic() > self._until):
+            out.append(self._pieces.popleft())
+            self._size -= len(out[-1])
+        return out
+
+    def rest(self) -> list[bytes]:
+        """All that is left."""
+        out = list(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        return out
 
 
 def acceptable(value: str, known: frozenset[str] = ENCODINGS) -> str:

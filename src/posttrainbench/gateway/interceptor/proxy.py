@@ -334,27 +334,25 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         )
         if self.engine.known and not look.idle and length is not None and length <= _BUFFERED:
             return  # read whole; `_response` looks at it
-        held = b""
+        held = content.Held()
 
-        def tee(data: bytes) -> bytes | list[bytes]:
-            nonlocal held
+        def counted(pieces: list[bytes]) -> list[bytes]:
+            state.down += sum(map(len, pieces))
+            return pieces
+
+        def tee(data: bytes) -> list[bytes]:
             if look.idle or not self.engine.known:
                 look.feed(data)
-                state.down += len(held) + len(data)
-                data, held = held + data, b""
-                return data
+                return counted([*held.rest(), data] if data else held.rest())
             if data:
                 look.feed(data)
-                state.down += len(held)
-                data, held = held, data
-                return [data] if data else []
+                return counted(held.add(data))
             if look.end():
-                # the last piece stays here, and with it the connection
+                # the last pieces stay here, and with them the connection
                 state.refused = True
                 flow.kill()
                 return []
-            state.down += len(held)
-            return held
+            return counted(held.rest())
 
         response.stream = tee
 
