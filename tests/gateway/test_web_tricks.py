@@ -13,6 +13,7 @@ import pytest
 
 from posttrainbench.gateway import Provider
 from posttrainbench.gateway.web_addresses import is_public
+from posttrainbench.gateway.web_tls import NotTLS, read_hello
 from tests.gateway.web_door import HOST, Recorder, RunningDoor, client_hello, read_all, running_door, server
 
 # the port of the server behind the door stands for PORT
@@ -309,3 +310,11 @@ def test_the_log_is_json_whatever_was_asked(door: RunningDoor) -> None:
     found = door.log(count=lines + 2)[lines:]
     assert len(found) == 2
     assert all(len(json.dumps(line)) < 2000 for line in found)
+
+
+def test_a_hello_in_tiny_records_takes_no_time() -> None:
+    """Every byte had all of them gone through again, with the gateway's other work waiting."""
+    message = b"\x01" + (60_000).to_bytes(3, "big") + bytes(50_000)
+    data = b"".join(b"\x16\x03\x01\x00\x01" + bytes([each]) for each in message)
+    with pytest.raises(NotTLS):
+        read_hello(data)

@@ -10,6 +10,8 @@ LARGEST_HELLO = 65_536
 ALERT_ACCESS_DENIED = bytes.fromhex("15030300020231")
 """A fatal `access_denied`, which clients report by that name."""
 ALERT_UNRECOGNISED_NAME = bytes.fromhex("15030300020270")
+_MOST_RECORDS = 256
+"""Clients use one or two. They are gone through again with every byte that comes, which took 0.1 s for 65,000 of them."""
 
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _ENCRYPTED_HELLO, _OLD_ENCRYPTED_NAME = 0x0000, 0xFE0D, 0xFFCE
@@ -62,7 +64,7 @@ def read_hello(data: bytes) -> Hello | None:
         NotTLS: it is none, or it is malformed.
     """
     message, at = b"", 0
-    while True:
+    for _ in range(_MOST_RECORDS):
         if len(data) > at and data[at] != _HANDSHAKE:
             raise NotTLS("no handshake record")
         if len(data) > at + 1 and data[at + 1] != 3:
@@ -86,6 +88,7 @@ def read_hello(data: bytes) -> Hello | None:
         if len(data) < at + 5 + size:
             return None
         at += 5 + size
+    raise NotTLS("a hello in too many records")
 
 
 def _parse(body: bytes) -> Hello:
