@@ -432,6 +432,38 @@ def test_chunked_copies(site: Site, tmp_path: Path, secure: bool) -> None:
         assert [line["rule"] for line in requests(door, 0, 3)] == ["internal", "test-data-copy", "test-data-copy"]
 
 
+@pytest.mark.parametrize("secure", [True, False], ids=["https", "http"])
+def test_a_copy_in_parts(site: Site, tmp_path: Path, secure: bool) -> None:
+    """All but the first byte of a test file is as good as the file; parts of large files are common and pass."""
+
+    def parts(connection: socket.socket, recorder: Recorder) -> None:
+        head = connection.recv(65536)
+        data = b"x" * (2 << 20) if b"/middling" in head else TEST[1:]
+        total = b"*" if b"/untold" in head else b"70000000" if b"/large" in head else b"%d" % (len(data) + 1)
+        connection.sendall(
+            b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1-%d/%s\r\nContent-Length: %d\r\n\r\n%s"
+            % (len(data), total, len(data), data)
+        )
+        read_all(connection)
+
+    with (
+        server(parts, tls=site.tls() if secure else None) as recorder,
+        running_door(tmp_path, internal=(f"{HOST}:{recorder.port}",), known=KNOWN, **site.seen.settings) as door,
+    ):
+        base = f"{'https' if secure else 'http'}://{HOST}:{recorder.port}"
+        for name in ("small", "untold"):
+            done = site.curl(door, "-r", "1-", f"{base}/{name}")
+            assert b"ask for the whole file" in done.stdout and TEST[1:] not in done.stdout, done
+        assert site.curl(door, "-r", "1-", f"{base}/large").stdout == TEST[1:]
+        done = site.curl(door, "-r", "1-", f"{base}/middling")
+        assert b"xxx" not in done.stdout
+        done = site.curl(door, "-r", "1-", f"{base}/middling")
+        assert b"ask for the whole file" in done.stdout
+        lines = requests(door, 0, 5)
+        assert [line["rule"] for line in lines] == [*["test-data-part"] * 2, "internal", *["test-data-part"] * 2]
+        assert [line["allowed"] for line in lines] == [False, False, True, False, False]
+
+
 def test_events_are_not_kept_back(site: Site, tmp_path: Path) -> None:
     def stream(connection: socket.socket, recorder: Recorder) -> None:
         connection.recv(65536)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from posttrainbench.gateway.context import say
 from posttrainbench.gateway.interceptor.channel import Channel, Message, pair
 from posttrainbench.gateway.web_config import WebConfig
-from posttrainbench.gateway.web_messages import COPY, Record, refusal_text
+from posttrainbench.gateway.web_messages import COPY, PART, Record, refusal_text
 from posttrainbench.gateway.web_names import Host, Refused
 from posttrainbench.gateway.web_requests import check_request, judge
 from posttrainbench.gateway.web_rules import Policy
@@ -83,6 +83,7 @@ class Interceptor:
         self._tasks: set[asyncio.Task[None]] = set()
         # addresses whose files turned out to be test data: the next request gets the words, where the first was only cut
         self._copies: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._parts: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     # the process
 
@@ -291,6 +292,8 @@ class Interceptor:
             check_request(self._policy.requests, tunnel.host, message["method"], target)
             if (tunnel.host.name, target.path) in self._copies:
                 raise Refused("test-data-copy", COPY)
+            if message["range"] and (tunnel.host.name, target.path) in self._parts:
+                raise Refused("test-data-part", PART)
         except Refused as refused:
             record.rule, record.status = refused.rule, refused.status
             text = refusal_text(refused, policy=self._policy.name)
@@ -301,15 +304,17 @@ class Interceptor:
         self._answer(message, {"flow": number, **verdict})
 
     def _copy(self, tunnel: Tunnel, message: Message) -> None:
-        """A file was test data: its last piece has been kept back."""
-        refused = Refused("test-data-copy", COPY)
+        """A file was test data, and its last piece has been kept back; or a part of a file that could be."""
+        part = message.get("part", False)
+        refused = Refused("test-data-part", PART) if part else Refused("test-data-copy", COPY)
         if message["flow"] in self._flows:
             record, _ = self._flows[message["flow"]]
             record.allowed, record.rule = False, refused.rule
-            record.status, record.sha256 = refused.status, message["sha256"]
-            self._copies[(record.host, record.path or "")] = None
-            if len(self._copies) > _COPIES:
-                self._copies.popitem(last=False)
+            record.status, record.sha256 = refused.status, message.get("sha256")
+            seen = self._parts if part else self._copies
+            seen[(record.host, record.path or "")] = None
+            if len(seen) > _COPIES:
+                seen.popitem(last=False)
         text = refusal_text(refused, policy=self._policy.name)
         self._answer(message, {"status": refused.status, "rule": refused.rule, "text": text})
 

@@ -6,9 +6,9 @@ from asyncio import StreamWriter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from posttrainbench.gateway.interceptor.content import STREAMED_TYPES, Held, Recogniser
+from posttrainbench.gateway.interceptor.content import STREAMED_TYPES, Held, Recogniser, is_hidden_part
 from posttrainbench.gateway.web_http import Head, encode, end_to_end, malformed, read_head
-from posttrainbench.gateway.web_messages import COPY, Record
+from posttrainbench.gateway.web_messages import COPY, PART, Record
 from posttrainbench.gateway.web_names import Refused
 from posttrainbench.gateway.web_upstream import BUFFER, Upstream
 
@@ -35,6 +35,8 @@ async def relay_answer(
     lengths = head.all(b"content-length")
     chunked = bool(head.all(b"transfer-encoding"))
     length = int(lengths[0]) if len(lengths) == 1 and lengths[0].isdigit() and not chunked else None
+    if known and is_hidden_part(status, b" ".join(head.all(b"content-range")).decode("latin-1")):
+        raise Refused("test-data-part", PART)
     look = _look(head, status, length, known)
     first: list[bytes] = []
     if look is not None and length is not None and length <= _WHOLE:

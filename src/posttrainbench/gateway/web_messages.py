@@ -12,6 +12,10 @@ from posttrainbench.gateway.web_http import Head, encode, end_to_end, malformed
 from posttrainbench.gateway.web_names import Host, Refused, parse_authority
 from posttrainbench.gateway.web_upstream import Upstream
 
+PART = (
+    "Parts of files of up to 64 MiB are not handed out, because files are known by their whole content: ask for the whole "
+    "file, without a Range."
+)
 COPY = "This file has the content of a test file of the benchmark that this run is about, whatever its name and place."
 _LONGEST_FIELD = 300
 _ONLY_WHERE_SEEN = ("query", "http", "range", "sha256")

@@ -255,6 +255,23 @@ class _Broken:
 _ZLIB = zlib.decompressobj()
 
 
+# a test file is smaller; of larger files parts are common (resumed downloads, columns of a table)
+_PARTS_OF = 64 << 20
+
+
+def is_hidden_part(status: int, content_range: str) -> bool:
+    """Whether an answer is a part of a file that could be test data, which only the whole would show.
+
+    Args:
+        status: of the answer.
+        content_range: its header, such as `bytes 1-99/100`; empty for several parts in one answer.
+    """
+    if status != 206:
+        return False
+    total = content_range.rpartition("/")[2].strip()
+    return not (total.isdigit() and len(total) < 16 and int(total) > _PARTS_OF)
+
+
 class _Tar:
     """Members of a tar archive."""
 

@@ -114,6 +114,7 @@ class Flow:
         self.refused = False
         self.done = False
         self.look: content.Recogniser | None = None
+        self.instead: dict[str, Any] | None = None
 
 
 class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
@@ -325,6 +326,16 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         length = int(size) if size.isdigit() and len(size) < 16 else None
         if flow.request.method == "HEAD" or response.status_code in (204, 304):
             return
+        if self.engine.known and content.is_hidden_part(
+            response.status_code, response.headers.get("content-range", "")
+        ):
+            state.refused = True
+            answer = await self.engine.ask({"op": "content", "id": self.id, "flow": state.number, "part": True})
+            if length is None or length > _BUFFERED:
+                flow.kill()
+                return
+            state.instead = answer[0]
+            return
         look = state.look = content.Recogniser(
             self.engine.known,
             size=length,
@@ -362,6 +373,11 @@ class Tunnel(server.LiveConnectionHandler):  # type: ignore[misc, unused-ignore]
         if state is None or response is None:
             return
         self._moved.set()
+        if state.instead is not None:
+            flow.response = _page(state.instead["status"], state.instead["text"], state.instead["rule"])
+            self._finish(state, state.instead["status"], None)
+            del self.flows[flow.id]
+            return
         body = response.raw_content
         if state.look is not None and not response.stream and body is not None:
             state.look.feed(body)
