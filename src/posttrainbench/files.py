@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -101,6 +102,23 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
     if path.is_dir() and not path.is_symlink():
         subprocess.run(["rm", "-rf", "--", str(path)], capture_output=True, check=False)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file. Only looks: makes no file, follows no link; what cannot be told counts."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def printable(text: str) -> str:

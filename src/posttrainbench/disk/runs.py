@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from posttrainbench.errors import PTBError
+from posttrainbench.files import is_locked
 from posttrainbench.launch.claim import host, read_claim
 from posttrainbench.launch.store import CellDirectory
 from posttrainbench.pipeline.prepare import dead_drafts
@@ -134,7 +134,7 @@ def _below(path: Path, depth: int) -> list[Path]:
 def _state(run: RunDirectory, finished: bool) -> State:
     if run.path.lstat().st_uid != os.geteuid():
         return "foreign"
-    if _locked(run):
+    if is_locked(run.path / ".lock"):
         return "running"
     cell = _cell(run)
     if cell is not None:
@@ -182,23 +182,6 @@ def _worked_on(cell: CellDirectory) -> bool:
     claim = read_claim(cell.work / "claim.json")
     young = time.time() - _changed(cell.work / "claim.json") < _CLAIM_S
     return bool(claim) and not claim.get("released") and claim.get("host") != host() and young
-
-
-def _locked(run: RunDirectory) -> bool:
-    """Whether a process works on the run. Only looks: makes no file."""
-    try:
-        descriptor = os.open(run.path / ".lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _is_directory(path: Path) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.evaluation.request import DEFAULT_GRADER
+from posttrainbench.gateway.settings import known_settings
 
 FULL_EVALUATIONS = 10
 """Default of what a run may have graded: so many times the benchmark's items. An agent with the paper's 10 hours can look
@@ -79,13 +80,7 @@ class GraderConfig:
         Raises:
             ConfigurationError: an unknown setting, or no benchmark.
         """
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(value) - known)
-        if unknown or "benchmark" not in value:
-            raise ConfigurationError(
-                f"the grading service has no setting {unknown[0] if unknown else 'without benchmark'!r}"
-            )
-        return cls(**value)
+        return cls(**known_settings(cls, value, of="the grading service", needed=("benchmark",)))
 
 
 def grader_settings(

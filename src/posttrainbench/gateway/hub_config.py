@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.gateway.hub_policy import SHAPE, HubPolicy, load_hub_policy
 from posttrainbench.gateway.providers import check_url
+from posttrainbench.gateway.settings import known_settings
 
 UPSTREAM = "https://huggingface.co"
 TOKEN = "hub"
@@ -69,11 +70,7 @@ class HubConfig:
         Raises:
             ConfigurationError: an unknown setting.
         """
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(value) - known)
-        if unknown:
-            raise ConfigurationError(f"the hub door has no setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        return cls(**{**value, "hashes": tuple(value.get("hashes", ()))})
+        return cls(**known_settings(cls, value, of="the hub door", lists=("hashes",)))
 
     def rules(self) -> HubPolicy:
         """The policy in force for the run.

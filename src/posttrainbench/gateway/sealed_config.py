@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.gateway.grading_config import FULL_EVALUATIONS
+from posttrainbench.gateway.settings import known_settings
 
 FEEDBACK = ("score", "items")
 _PARTS, _FEWEST = 10, 10
@@ -75,11 +76,7 @@ class SealedConfig:
         Raises:
             ConfigurationError: not such settings.
         """
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(value) - known)
-        if unknown or not {"benchmark", "base_model"} <= set(value):
-            raise ConfigurationError(f"not settings of sealed test data: {', '.join(unknown) or 'no benchmark'}")
-        return cls(**value)
+        return cls(**known_settings(cls, value, of="sealed test data", needed=("benchmark", "base_model")))
 
 
 def sealed_settings(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from posttrainbench.errors import ConfigurationError
 from posttrainbench.gateway.config import Provider
+from posttrainbench.gateway.settings import known_settings
 from posttrainbench.gateway.web_names import Refused, parse_host
 from posttrainbench.gateway.web_policy import load_policy, pattern
 from posttrainbench.gateway.web_rules import Policy, Rule
@@ -77,12 +78,7 @@ class WebConfig:
         Raises:
             ConfigurationError: an unknown setting.
         """
-        known = {each.name for each in fields(cls)}
-        unknown = sorted(set(value) - known)
-        if unknown:
-            raise ConfigurationError(f"the web door has no setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        lists = {name: tuple(value.get(name, ())) for name in ("internal", "known")}
-        return cls(**{**value, **lists})
+        return cls(**known_settings(cls, value, of="the web door", lists=("internal", "known")))
 
     def rules(self) -> Policy:
         """The policy in force, internal hosts included.

@@ -7,7 +7,6 @@ its cell is taken up by another one, or by `ptb sweep resume`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 
 from posttrainbench import hardware
 from posttrainbench.errors import InfrastructureError
-from posttrainbench.files import read_json
+from posttrainbench.files import is_locked, read_json
 from posttrainbench.launch.launcher import Job
 from posttrainbench.launch.store import SweepDirectory
 
@@ -74,17 +73,7 @@ class Local:
         return self._sweep.state / "slots" / f"{slot}.{kind}"
 
     def _alive(self, slot: int) -> bool:
-        try:
-            descriptor = os.open(self._slot(slot, "lock"), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return is_locked(self._slot(slot, "lock"))
 
     def _start(self, slot: int, gpus: tuple[int, ...]) -> subprocess.Popen[bytes]:
         log = self._slot(slot, "log")
