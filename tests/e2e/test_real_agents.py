@@ -88,7 +88,10 @@ def test_from_the_prompt_to_the_score(run: Finished) -> None:
     sent = " ".join(" ".join(each.headers.values()) for each in asked)
     assert "REALKEY-" in sent and "ptb-run-" not in sent
     calls = [line for line in run.lines("ledger") if not line.get("refusal")]
-    assert len(calls) >= len([each for each in asked if each.ask.shell]) and all(line["complete"] for line in calls)
+    assert len(calls) >= len([each for each in asked if each.ask.shell])
+    for line in calls:
+        # Codex hangs up at the answer's last event, which may be before the connection's own end
+        assert line["complete"] or (line["error"] == "the client went away" and line["tokens"]["output"]), line
 
     # the prompt went in by another way than the command line, and the trace tells the story in one form for all
     record = json.loads((run.run.path / "run.json").read_text())

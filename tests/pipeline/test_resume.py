@@ -68,11 +68,20 @@ def finished_well(run: Path, expected: Path) -> None:
         json.loads(path.read_text())
 
 
+def alone(patch: pytest.MonkeyPatch, places: Path) -> None:
+    """A cache and a TMPDIR of its own: a run that finds a copy there, or what a killed one left, does other things."""
+    for variable in ("PTB_CACHE", "TMPDIR"):
+        (places / variable).mkdir(parents=True)
+        patch.setenv(variable, str(places / variable))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A run that nobody disturbed, and how many durable operations it took."""
     out = tmp_path_factory.mktemp("undisturbed")
-    process = start("tests.pipeline.crash", "0", *arguments(base_model, out, "half_model"))
+    with pytest.MonkeyPatch.context() as patch:
+        alone(patch, out.with_name(f"{out.name}-places"))
+        process = start("tests.pipeline.crash", "0", *arguments(base_model, out, "half_model"))
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     run = only_run(out)
@@ -81,13 +90,16 @@ def undisturbed(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.mark.slow
-def test_killed_at_every_durable_operation(base_model: Path, undisturbed: tuple[Path, int], tmp_path: Path) -> None:
+def test_killed_at_every_durable_operation(
+    base_model: Path, undisturbed: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """About 30 operations over all stages but the scoring itself; a run and a resume for each."""
     expected, operations = undisturbed
     assert operations > 15
     stages_hit = set()
     for number in range(1, operations + 1):
         out = tmp_path / str(number)
+        alone(monkeypatch, tmp_path / f"{number}-places")
         process = start("tests.pipeline.crash", str(number), *arguments(base_model, out, "half_model"))
         process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL
