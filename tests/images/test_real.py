@@ -1,6 +1,6 @@
 """The CPU image, really built on a base made here and used for a real evaluation. Minutes and 4 GB of disk: opt-in.
 
-    PTB_TEST_IMAGE=1 pytest tests/images/test_real.py
+    PTB_TEST_IMAGE_BUILD=1 pytest tests/images/test_real.py
 
 Needs root, podman, mmdebstrap, Debian's and PyPI's packages. PTB_TEST_BASE names a base to use instead of making one;
 PTB_TEST_WHEELS a directory with the CPU build of torch (where download.pytorch.org cannot be reached); PTB_TEST_CA
@@ -26,7 +26,7 @@ from tests.conftest import Ptb
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(not os.environ.get("PTB_TEST_IMAGE"), reason="builds an image of 3 GB; set PTB_TEST_IMAGE=1"),
+    pytest.mark.skipif(not os.environ.get("PTB_TEST_IMAGE_BUILD"), reason="builds an image of 3 GB; set PTB_TEST_IMAGE_BUILD=1"),
 ]
 
 
