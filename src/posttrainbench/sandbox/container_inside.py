@@ -1,8 +1,8 @@
 """Pid 1 of a container sandbox: starts the command at the harness's word, and ends when the harness does.
 
-Runs inside, as `python -I -S DOOR/container_inside.py`, before anything untrusted and as the same user, so it makes itself untouchable
-first: not dumpable (nobody inside may trace it, read its memory or its environment), and the kernel keeps every signal
-from a namespace's first process that it has not asked for. It holds one connection to the harness, DOOR/control:
+Runs inside, as `python -I -S DOOR/container_inside.py`, before anything untrusted and as the same user, so it makes itself
+untouchable first: not dumpable (nobody inside may trace it, read its memory or its environment), and the kernel keeps every
+signal from a namespace's first process that it has not asked for. It holds one connection to the harness, DOOR/control:
 
     it says   hello (JSON: what it sees of its own confinement), ready or "failed WHY", "exit N"
     it hears  a plan (a descriptor with JSON) with the command's stdin and output, "go", "term"
