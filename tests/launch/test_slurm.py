@@ -88,7 +88,8 @@ def test_out_of_memory_is_the_engines_word(lab: Lab, slurm: Any) -> None:
     assert re.match(
         r"out_of_memory: job \d+_0 ended (before its run began )?with OUT_OF_MEMORY on w\w+n\d$", entry["detail"]
     )
-    told = events(root, key)
+    # how far the harness comes with so little is chance: the system's files may be in another job's account already
+    told = [event for event in events(root, key) if event["event"] == "failed"]
     assert [(event["failure"], event["decision"]) for event in told] == [
         ("out_of_memory", "elsewhere"), ("out_of_memory", "give up"),
     ]  # fmt: skip
