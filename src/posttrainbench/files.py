@@ -68,6 +68,18 @@ def sha256_file(path: Path) -> str:
 _DEEPEST = 64
 
 
+def user_cache() -> Path:
+    """`posttrainbench` in the user's cache directory."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    return Path(cache).absolute() / "posttrainbench"
+
+
+def harness_cache() -> Path:
+    """The harness's own cache: `$PTB_CACHE`, else `user_cache`."""
+    own = os.environ.get("PTB_CACHE")
+    return Path(own).absolute() if own else user_cache()
+
+
 def walk_files(root: Path) -> Iterator[Path]:
     """Every path below `root` that is not a real directory (links are not followed), sorted within each directory.
 
@@ -104,21 +116,35 @@ def remove_tree(path: Path) -> None:
         subprocess.run(["rm", "-rf", "--", str(path)], capture_output=True, check=False)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file. Only looks: makes no file, follows no link; what cannot be told counts."""
+@contextlib.contextmanager
+def free_lock(path: Path) -> Iterator[bool]:
+    """Whether nobody holds the lock of a file; meanwhile it is ours.
+
+    Makes no file and follows no link. A file that is not there is free, one that cannot be opened is not.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return False
+        yield True
+        return
     except OSError:
-        return True
+        yield False
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
     finally:
         os.close(descriptor)
-    return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file; see `free_lock` for what cannot be told."""
+    with free_lock(path) as free:
+        return not free
 
 
 def printable(text: str) -> str:

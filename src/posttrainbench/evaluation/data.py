@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrainbench.errors import ConfigurationError
-from posttrainbench.files import sha256_file, write_atomic
+from posttrainbench.files import harness_cache, sha256_file, write_atomic
 
 Row = dict[str, Any]
 
@@ -139,10 +139,7 @@ class Rows:
 
 def cache_directory() -> Path:
     """Where files fetched by URL are kept: `$PTB_CACHE`, else `posttrainbench` in the user's cache directory."""
-    own = os.environ.get("PTB_CACHE")
-    if own:
-        return Path(own) / "data"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrainbench" / "data"
+    return harness_cache() / "data"
 
 
 def offline() -> bool:

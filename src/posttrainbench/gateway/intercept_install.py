@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.files import read_json, remove_tree, write_json
+from posttrainbench.files import read_json, remove_tree, user_cache, write_json
 from posttrainbench.gateway.intercept import PROGRAM
 
 LOCK = PROGRAM / "requirements.txt"
@@ -58,9 +58,8 @@ def place() -> Path:
     """Where the environment is, or will be."""
     if chosen := os.environ.get("PTB_MITM_ENV"):
         return Path(chosen).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:8]
-    return Path(cache).absolute() / "posttrainbench" / "doors" / f"mitmproxy-{version()}-{lock}"
+    return user_cache() / "doors" / f"mitmproxy-{version()}-{lock}"
 
 
 def installed() -> Engine | None:

@@ -23,19 +23,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.files import read_json, write_json
+from posttrainbench.files import free_lock, harness_cache, read_json, write_json
 
 _DEFAULT_GIB = 200.0
 _PIECE = 4 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-def cache_root() -> Path:
-    """The harness's own cache: `$PTB_CACHE`, else `posttrainbench` in the user's cache directory."""
-    if own := os.environ.get("PTB_CACHE"):
-        return Path(own).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-    return Path(cache).absolute() / "posttrainbench"
 
 
 def limit_bytes() -> int:
@@ -80,7 +72,7 @@ class Copies:
     _held: ClassVar[dict[Path, int]] = {}
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or cache_root() / "copies"
+        self.root = root or harness_cache() / "copies"
         self._files, self._index = self.root / "files", self.root / "index"
         # apart from the copies: who can read a file can lock it, and agents read the copies
         self._locks = self.root / "locks"
@@ -116,7 +108,7 @@ class Copies:
 
     def in_use(self, copy: Path) -> bool:
         """Whether a living process uses it."""
-        with _locked(self._locks / copy.name) as free:
+        with free_lock(self._locks / copy.name) as free:
             return not free
 
     def evict(self, copy: Path) -> bool:
@@ -204,7 +196,7 @@ class Copies:
 
     def _evict(self, copy: Path) -> bool:
         lock = self._locks / copy.name
-        with _locked(lock) as free:
+        with free_lock(lock) as free:
             if free:
                 copy.unlink(missing_ok=True)
                 lock.unlink(missing_ok=True)
@@ -212,28 +204,6 @@ class Copies:
                     if self._known(entry.name) is None:
                         entry.unlink(missing_ok=True)
             return free
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether nobody holds that lock; meanwhile it is ours."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield True
-        return
-    except OSError:
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _identity(source: Path) -> str:

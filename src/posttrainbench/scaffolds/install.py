@@ -23,7 +23,7 @@ from typing import Any
 
 from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError, InfrastructureError
-from posttrainbench.files import fsync_directory, read_json, remove_tree, write_json
+from posttrainbench.files import fsync_directory, read_json, remove_tree, user_cache, write_json
 from posttrainbench.scaffolds.base import INSTALLATION, Installation
 from posttrainbench.scratch import Scratch
 
@@ -37,8 +37,7 @@ def agents_dir() -> Path:
     """The cache of installations."""
     if chosen := os.environ.get("PTB_AGENTS_DIR"):
         return Path(chosen).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-    return Path(cache).absolute() / "posttrainbench" / "agents"
+    return user_cache() / "agents"
 
 
 def entry(name: str) -> catalog.Scaffold:

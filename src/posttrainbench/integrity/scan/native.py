@@ -17,6 +17,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+from posttrainbench.files import harness_cache
 from posttrainbench.scratch import Scratch
 
 SOURCE = Path(__file__).with_name("_kernel.c")
@@ -87,10 +88,7 @@ class Index(ctypes.Structure):
 def cache_directory() -> Path:
     """Where kernels and indexes are kept: `$PTB_CACHE/scan`, else `posttrainbench/scan` in the user's cache
     directory."""
-    own = os.environ.get("PTB_CACHE")
-    if own:
-        return Path(own) / "scan"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "posttrainbench" / "scan"
+    return harness_cache() / "scan"
 
 
 def _processor() -> str:
