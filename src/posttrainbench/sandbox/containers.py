@@ -45,6 +45,17 @@ _ANSWER_S = 300.0
 _TERMINATED = 128 + signal.SIGTERM
 
 
+def limit_options(container: Container) -> list[str]:
+    """Memory and processes, as docker and podman both are told."""
+    limits, engine = container.limits, container.engine
+    options = ["--shm-size", str(container.memory_file_systems)]
+    if engine.memory != "watchdog" and limits.memory_bytes is not None:
+        options += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
+    if engine.processes != "rlimit":
+        options += ["--pids-limit", str(-1 if limits.processes is None else limits.processes)]
+    return options
+
+
 class ContainerBackend(ABC):
     """Implements `Backend` with a container engine."""
 

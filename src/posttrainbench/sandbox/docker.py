@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox.container_facts import Container, Engine, Image
-from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend
+from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend, limit_options
 
 
 class Docker(ContainerBackend):
@@ -49,7 +49,7 @@ class Docker(ContainerBackend):
 
     def argv(self, container: Container) -> list[str]:
         """`docker run`."""
-        limits, user, size = container.limits, container.user, container.memory_file_systems
+        user, size = container.user, container.memory_file_systems
         argv = [container.engine.path, *container.engine.options, "run", "--rm", "--name", container.name]
         argv += ["--label", f"{RUN_LABEL}={container.name}"]
         argv += ["--pull", "never", "--log-driver", "none", "--network", "none", "--hostname", "sandbox"]
@@ -68,11 +68,7 @@ class Docker(ContainerBackend):
             "--workdir",
             "/",
         ]
-        argv += ["--shm-size", str(size)]
-        if container.engine.memory != "watchdog" and limits.memory_bytes is not None:
-            argv += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
-        if container.engine.processes != "rlimit":
-            argv += ["--pids-limit", str(-1 if limits.processes is None else limits.processes)]
+        argv += limit_options(container)
         if container.gpus:
             devices = ",".join(map(str, container.gpus))
             # quoted once more for the list that docker reads it as

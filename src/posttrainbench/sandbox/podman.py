@@ -11,7 +11,7 @@ from pathlib import Path
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import User
-from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend
+from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend, limit_options
 from posttrainbench.sandbox.environment import INSIDE_UID
 
 # From this version on the caller's uid can have another number inside.
@@ -88,7 +88,7 @@ class Podman(ContainerBackend):
 
     def argv(self, container: Container) -> list[str]:
         """`podman run`; golden-tested and run."""
-        limits, user = container.limits, container.user
+        user = container.user
         argv = [container.engine.path, *container.engine.options, "run", "--rm", "--name", container.name]
         argv += ["--label", f"{RUN_LABEL}={container.name}"]
         argv += ["--pull", "never", "--log-driver", "none", "--network", "none", "--no-hosts", "--http-proxy=false"]
@@ -102,11 +102,7 @@ class Podman(ContainerBackend):
         argv += ["--oom-score-adj", "500", "--read-only", "--read-only-tmpfs=false", "--image-volume", "ignore"]
         argv += ["--systemd=false", "--no-healthcheck", "--sig-proxy=false", "--workdir", "/"]
         size = container.memory_file_systems
-        argv += ["--shm-size", str(size)]
-        if container.engine.memory != "watchdog" and limits.memory_bytes is not None:
-            argv += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
-        if container.engine.processes != "rlimit":
-            argv += ["--pids-limit", str(-1 if limits.processes is None else limits.processes)]
+        argv += limit_options(container)
         for gpu in container.gpus:
             argv += ["--device", f"nvidia.com/gpu={gpu}"]
         for mount in container.layout.mounts:
