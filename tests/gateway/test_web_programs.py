@@ -31,7 +31,6 @@ from posttrainbench.pipeline import web_tls
 from tests.gateway.test_web_clients import Quiet
 from tests.gateway.web_door import HOST, RunningDoor, certificate, interception, running_door
 
-NOBODY = 65534
 needs = {
     name: pytest.mark.skipif(not shutil.which(name), reason=f"no {name}")
     for name in ("curl", "git", "npm", "node", "apt-get", "dpkg-deb")
@@ -302,7 +301,7 @@ def test_node(world: World) -> None:
 @needs["apt-get"]
 @needs["dpkg-deb"]
 def test_apt(world: World, tmp_path: Path) -> None:
-    """Not as root, in a directory of its own: lists are fetched and packages downloaded; installing needs root."""
+    """In a directory of its own: lists are fetched and packages downloaded; installing would change the machine."""
     begin = world.begin()
     for part in ("etc/apt/apt.conf.d", "etc/apt/preferences.d", "state/lists/partial", "cache/archives/partial"):
         (tmp_path / part).mkdir(parents=True)
@@ -315,18 +314,7 @@ def test_apt(world: World, tmp_path: Path) -> None:
         f'Dir::Etc "etc/apt";\nDir::Log "{tmp_path}";\nAPT::Sandbox::User "";\n'
         f'Acquire::https::CaInfo "{world.env["SSL_CERT_FILE"]}";\n'
     )
-    prefix: list[str] = []
-    if os.geteuid() == 0 and shutil.which("setpriv") and reachable_by_all(tmp_path):
-        for path in (tmp_path, *tmp_path.rglob("*")):
-            os.chown(path, NOBODY, NOBODY)
-        prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    os.chmod(Path(world.env["SSL_CERT_FILE"]), 0o644)  # noqa: PTH101
-    world.run(*prefix, "apt-get", "-q", "update", cwd=tmp_path, APT_CONFIG=str(config))
-    world.run(*prefix, "apt-get", "-q", "download", "demo", cwd=tmp_path, APT_CONFIG=str(config))
+    world.run("apt-get", "-q", "update", cwd=tmp_path, APT_CONFIG=str(config))
+    world.run("apt-get", "-q", "download", "demo", cwd=tmp_path, APT_CONFIG=str(config))
     assert (tmp_path / "demo_1.0_all.deb").stat().st_size > 100
     world.seen(begin, "/debian/./Packages", "/debian/./demo_1.0_all.deb")
-
-
-def reachable_by_all(path: Path) -> bool:
-    """Whether another user could get to a directory."""
-    return all(each.stat().st_mode & 0o001 for each in path.parents)

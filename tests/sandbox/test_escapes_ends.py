@@ -320,16 +320,17 @@ print([
 # the next session
 
 
+@pytest.fixture
+def prey() -> Iterator[Path]:
+    """A directory that everyone can reach, as with an ordinary user's harness: not below pytest's, which stay closed."""
+    with tempfile.TemporaryDirectory(prefix="prey-") as made:
+        Path(made).chmod(0o777)
+        yield Path(made)
+
+
 @pytest.mark.parametrize("to", ["/oldroot{prey}", "/newroot/tmp", "../../tmp", "/nowhere"])
-def test_link_where_the_next_sandbox_binds(run, job: Job, tmp_path: Path, to: str) -> None:
+def test_link_where_the_next_sandbox_binds(run, job: Job, prey: Path, to: str) -> None:
     # stopped by: `clear_places`. bwrap follows links while the host's root is still there, and made directories in it
-    prey = tmp_path / "prey"
-    prey.mkdir(mode=0o777)
-    prey.chmod(0o777)
-    # the way of a user who can reach it, as with an ordinary user's harness
-    for parent in prey.parents:
-        if parent.name and {Path("/tmp"), Path("/var/tmp")} & set(parent.parents):
-            parent.chmod(parent.stat().st_mode | 0o711)
     link = to.format(prey=prey)
     plant = f"os.rename('/home/agent/.cache', '/home/agent/old'); os.symlink({link!r}, '/home/agent/.cache')"
     session(run, job, plant)
