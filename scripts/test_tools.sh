@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Programs that only the tests need: a browser for the site's, Slurm for the sweeps', npm for the agent CLIs', podman. Where they cannot
-# be installed, the tests that need them are skipped and say so.
+# Programs that only the tests need: a browser for the site's, Slurm for the sweeps', npm for the agent CLIs', podman,
+# docker, and what scripts/apptainer_lab.sh needs. Where they cannot be installed, the tests that need them are skipped and say so.
 set -uo pipefail
 
 missing=()
@@ -10,6 +10,8 @@ command -v sbatch >/dev/null && { command -v slurmctld || [ -x /usr/sbin/slurmct
 command -v npm >/dev/null || missing+=(npm)
 command -v podman >/dev/null && command -v mmdebstrap >/dev/null && command -v newuidmap >/dev/null \
   || missing+=(podman runc uidmap slirp4netns fuse-overlayfs mmdebstrap)
+command -v dockerd >/dev/null || [ -x /usr/sbin/dockerd ] || missing+=(docker.io)
+command -v patchelf >/dev/null || missing+=(patchelf)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()

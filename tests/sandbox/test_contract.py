@@ -57,6 +57,12 @@ def test_own_namespaces(run, agent):
     assert f"uid={agent}(agent) gid={agent}(agent)" in output
 
 
+def test_no_control_group_can_be_changed(run):
+    # those that limit the sandbox belong to the user who may also be the agent's, where systemd delegates them
+    script = "import os; print([p for p, _, n in os.walk('/sys/fs/cgroup') if n and not os.statvfs(p).f_flag & os.ST_RDONLY])"
+    assert run(argv=["/usr/bin/python3", "-c", script])[1] == "[]\n"
+
+
 def test_only_standard_descriptors(run):
     descriptor = os.open("/", os.O_RDONLY)
     os.set_inheritable(descriptor, True)

@@ -78,8 +78,8 @@ DOCKER = """
 """
 
 APPTAINER = """
-/usr/bin/x exec --containall --no-home --no-eval --no-init --no-mount hostfs,bind-paths,cwd,tmp --uts --net --network none
---no-privs --no-nv --pwd / --bind /s/binds/3:/home:rw --bind /s/binds/0:/data:ro --bind /s/binds/1:/w:rw
+/usr/bin/x exec --containall --no-home --no-eval --no-init --no-mount hostfs,bind-paths,cwd,tmp --uts --hostname sandbox
+--net --network none --no-privs --no-nv --pwd / --bind /s/binds/3:/home:rw --bind /s/binds/0:/data:ro --bind /s/binds/1:/w:rw
 --bind /s/binds/2:/w/secret:ro /images/ptb.sif /opt/p -I /run/ptb/container_inside.py
 """
 

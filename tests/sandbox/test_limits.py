@@ -60,8 +60,11 @@ def test_memory_limit_kills_the_largest_and_spares_the_rest(run, either):
     assert (result.reason, result.returncode, result.memory_kills) == ("exit", 5, 1)
 
 
-def test_files_in_memory_count(run, either):
-    script = "head -c 200M /dev/zero >/tmp/big; sleep 5; rm /tmp/big; echo fits"
+@pytest.mark.parametrize("place", ["/tmp", "/dev/shm"])
+def test_files_in_memory_count(run, either, place):
+    if place == "/tmp" and isinstance(either, ContainerBackend) and not either.in_memory:
+        pytest.skip("it is on disk there")
+    script = f"head -c 200M /dev/zero >{place}/big; sleep 5; rm {place}/big; echo fits"
     result, output = run(script, on=either, limits=Limits(wall_s=20, memory_bytes=80 << 20))
     assert result.memory_kills >= 1
     assert "fits" not in output or result.reason == "memory"

@@ -1,5 +1,4 @@
-"""The apptainer back end, for clusters: an ordinary user, an image file, no daemon. Its command lines are golden-tested; no
-apptainer has run them.
+"""The apptainer back end, for clusters: an ordinary user, an image file, no daemon.
 
 It is a program like any other, so its processes are children of ours and join control groups that we make. Weaker than the
 others in one point: `--nv` brings all GPUs of the node in, of which CUDA_VISIBLE_DEVICES names those to use.
@@ -31,6 +30,7 @@ class Apptainer(ContainerBackend):
     install = "ask the cluster's administrators, or see https://apptainer.org/docs/admin/latest/installation.html"
     kept = ("HOME", "TMPDIR", "APPTAINER_CONFIGDIR", "APPTAINER_CACHEDIR", "APPTAINER_TMPDIR", "XDG_RUNTIME_DIR")
     in_memory = False  # its places in memory have one size for all, 64 MB as installed
+    covered = ("/sys/fs/cgroup",)  # the host's, and those that limit the agent may be the caller's own
 
     def _facts(self, path: str) -> Engine:
         if os.geteuid() == 0:
@@ -71,7 +71,8 @@ class Apptainer(ContainerBackend):
     def argv(self, container: Container) -> list[str]:
         """`apptainer exec`, behind a shell that joins the control groups."""
         argv = [container.engine.path, "exec", "--containall", "--no-home", "--no-eval", "--no-init"]
-        argv += ["--no-mount", "hostfs,bind-paths,cwd,tmp", "--uts", "--net", "--network", "none", "--no-privs"]
+        argv += ["--no-mount", "hostfs,bind-paths,cwd,tmp", "--uts", "--hostname", "sandbox"]
+        argv += ["--net", "--network", "none", "--no-privs"]
         argv += ["--nv"] if container.gpus else ["--no-nv"]
         argv += ["--pwd", "/"]
         for mount in container.layout.mounts:

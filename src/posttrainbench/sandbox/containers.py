@@ -65,6 +65,7 @@ class ContainerBackend(ABC):
     kept: tuple[str, ...] = ()  # variables of ours that the engine needs to find its own
     faster = ""  # what to do about slow storage
     in_memory = True  # whether it can give writable places in memory
+    covered: tuple[str, ...] = ()  # what it shows of the host and should not
 
     def __init__(self, image: str | None = None) -> None:
         """Nothing is looked at before it is needed.
@@ -202,7 +203,7 @@ class ContainerBackend(ABC):
                 undo.callback(door.close)
                 runtime = self.runtime()
                 layout = arrange(
-                    spec,
+                    replace(spec, hide=(*spec.hide, *self.covered)),
                     runtime=runtime.ro,
                     door=scratch.path / "door",
                     scratch=scratch,

@@ -1,4 +1,4 @@
-"""The docker back end, for root and for members of group docker. Golden-tested command lines; no daemon has run them."""
+"""The docker back end, for root and for members of group docker."""
 
 from __future__ import annotations
 
