@@ -3,7 +3,7 @@
 #
 #   scripts/docker_lab.sh start    prints DOCKER_HOST and the image's name. A daemon that answers is used; else one is started,
 #                                  as root, without a bridge or firewall rules, on a socket and with storage of its own
-#   scripts/docker_lab.sh stop     ends the daemon that was started; its storage, with the image, stays
+#   scripts/docker_lab.sh stop     ends the daemon that was started, unless tests use it; its storage, with the image, stays
 #   scripts/docker_lab.sh clean    removes that too
 set -euo pipefail
 
@@ -20,7 +20,8 @@ alive() { [ -s $run/pid ] && [ "$(cat "/proc/$(cat $run/pid)/comm" 2>/dev/null)"
 
 case "${1:-}" in
 stop | clean)
-  if alive; then
+  # tests that use it hold a lock on that file
+  if alive && flock --nonblock --exclusive $run/used true; then
     pid=$(cat $run/pid)
     kill "$pid"
     for _ in $(seq 150); do [ -d "/proc/$pid" ] || break; sleep 0.1; done

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -48,6 +50,25 @@ def lab(*what: str) -> str:
     if done.returncode != 0:
         pytest.skip(f"no image for podman: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     return done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="session")
+def docker_image() -> Iterator[str]:
+    """A docker daemon, named by DOCKER_HOST if it is not the machine's own, and the same image in it."""
+    from tests.sandbox.suites import script
+
+    place = Path("/run/ptb-docker")
+    with contextlib.ExitStack() as stack:
+        if os.geteuid() == 0:
+            place.mkdir(mode=0o700, exist_ok=True)
+            # whoever comes last ends the daemon
+            fcntl.flock(stack.enter_context((place / "used").open("a")), fcntl.LOCK_SH)
+        *host, image = script("docker_lab.sh", "start")
+        with pytest.MonkeyPatch.context() as patch:
+            if host:
+                patch.setenv("DOCKER_HOST", host[0])
+            yield image
+    script("docker_lab.sh", "stop")
 
 
 @pytest.fixture(params=KINDS)

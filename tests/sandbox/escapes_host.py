@@ -36,6 +36,13 @@ _SETTINGS = (
 )
 
 
+def shadow() -> str:
+    """SHA-256 of the host's passwords; of nothing where we cannot read them either."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(Path("/etc/shadow").read_bytes()).hexdigest()
+    return ""
+
+
 def digest(path: Path) -> str:
     """Kind, mode, owner, time and content of a file or directory, links as such."""
     status = path.lstat()
@@ -93,6 +100,7 @@ class Host:
                 "key": int(self.token[-6:], 16) + 1,
                 "gateway": False,
                 "leave": False,
+                "shadow": shadow(),
             }
             before = self.state()
             yield self
@@ -247,10 +255,11 @@ def main() -> None:
     from posttrainbench.sandbox import get_backend
 
     orders, base = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    backend = get_backend(sys.argv[3], image=sys.argv[4] or None)
     os.environ["PTB_TEST_CANARY"] = orders["needles"][0]
     orders["pid"] = os.getpid()
     prepare(base)
-    result, outcomes, text = carry_out(base, orders, get_backend())
+    result, outcomes, text = carry_out(base, orders, backend)
     ended = {"reason": result.reason, "returncode": result.returncode, "survivors": result.survivors}
     print(json.dumps({"outcomes": outcomes, "end": text[-2000:], **ended}))
 

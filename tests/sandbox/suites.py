@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,9 +46,7 @@ def script(name: str, *what: str) -> list[str]:
     """The words that a script of scripts/ prints; skips where it cannot do its work."""
     if os.environ.get("PTB_TEST_IMAGE"):
         pytest.skip("PTB_TEST_IMAGE is for the back end that was asked for")
-    done = subprocess.run(
-        [ROOT / "scripts" / name, *what], capture_output=True, text=True, timeout=900, check=False
-    )
+    done = subprocess.run([ROOT / "scripts" / name, *what], capture_output=True, text=True, timeout=900, check=False)
     if done.returncode != 0:
         pytest.skip((done.stderr.strip().splitlines() or [f"{name} failed without a word"])[-1])
     return done.stdout.split()
@@ -89,7 +87,9 @@ def suite(tests: Sequence[str], sandbox: str, image: str, *, path: str = "") -> 
         try:
             shutil.copytree(Path(__file__).parent, copy / "tests" / "sandbox")
             (copy / "tests" / "__init__.py").touch()
-            return run([*start, *(f"{key}={value}" for key, value in env.items())], copy, temporary, tests, sandbox, image)
+            return run(
+                [*start, *(f"{key}={value}" for key, value in env.items())], copy, temporary, tests, sandbox, image
+            )
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
@@ -103,7 +103,6 @@ def run(
     image: str,
     *,
     python: str = PYTHON,
-    env: Mapping[str, str] | None = None,
 ) -> str:
     """One pytest; gives its last line."""
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", "--rootdir", str(root)]
@@ -117,7 +116,6 @@ def run(
             *(str(root / "tests" / "sandbox" / test) for test in tests),
         ],
         cwd=root,
-        env=env,
         capture_output=True,
         text=True,
         timeout=1500,

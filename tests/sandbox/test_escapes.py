@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ import posttrainbench
 from posttrainbench.leaderboard.records import load
 from posttrainbench.pipeline import find_runs
 from posttrainbench.sandbox import Backend, get_backend
-from tests.sandbox import escapes_host
+from tests.sandbox import escapes_host, suites
+from tests.sandbox.conftest import lab
 from tests.sandbox.escapes import __main__ as program
 from tests.sandbox.escapes import common
 from tests.sandbox.escapes.harness import MARKER
@@ -91,10 +93,15 @@ def _as_here(backend: Backend) -> Tried:
         shutil.rmtree(base)
 
 
-def _as_user() -> Tried:
+def _as_user(sandbox: str) -> Tried:
     """The harness as an ordinary user, who owns what it binds: the usual case on a researcher's machine."""
     if os.geteuid() != 0:
         pytest.skip("it is one already")
+    path, image, uid, home = "", "", UID, "/"
+    if sandbox == "apptainer":  # wants a user with an account
+        path, image = suites.script("apptainer_lab.sh")
+        account = pwd.getpwnam(lab("user"))
+        uid, home = account.pw_uid, account.pw_dir
     source = Path(posttrainbench.__file__).parent.parent
     base = Path(tempfile.mkdtemp(prefix="ptb-escapes-", dir="/var/tmp"))
     try:
@@ -103,9 +110,10 @@ def _as_user() -> Tried:
         shutil.copytree(Path(__file__).parent, tests, ignore=shutil.ignore_patterns("__pycache__", "test_*"))
         for name in ("tmp", "run"):
             (base / name).mkdir()
-            os.chown(base / name, UID, UID)
-        command = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "env", "-i"]
-        command += ["PATH=/usr/bin:/bin:/usr/sbin", f"PYTHONPATH={source}", f"TMPDIR={base}/tmp", PYTHON]
+            os.chown(base / name, uid, uid)
+        command = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "env", "-i", f"HOME={home}"]
+        command += [f"PATH={path}:/usr/bin:/bin:/usr/sbin".replace("=:", "="), f"PYTHONPATH={source}"]
+        command += [f"TMPDIR={base}/tmp", PYTHON]
         check = "import sys, posttrainbench.sandbox; raise SystemExit(sys.version_info < (3, 11))"
         if subprocess.run([*command, "-c", check], capture_output=True, check=False).returncode != 0:
             pytest.skip(f"{PYTHON} is too old, or an ordinary user cannot read {source}")
@@ -115,7 +123,7 @@ def _as_user() -> Tried:
             orders.write_text(json.dumps(host.orders))
             orders.chmod(0o644)
             done = subprocess.run(
-                [*command, str(tests / "escapes_host.py"), str(orders), str(base / "run")],
+                [*command, str(tests / "escapes_host.py"), str(orders), str(base / "run"), sandbox, image],
                 capture_output=True,
                 text=True,
                 timeout=200,
@@ -129,15 +137,22 @@ def _as_user() -> Tried:
         shutil.rmtree(base)
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "bubblewrap as an ordinary user", "podman"])
+WAYS = ("bubblewrap", "bubblewrap as an ordinary user", "podman", "docker", "apptainer as an ordinary user")
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def tried(request: pytest.FixtureRequest) -> Tried:
     """All attempts that need no gateway, in one sandbox per way to run the harness."""
     name = request.param.split()[0]
-    backend = get_backend(name, image=request.getfixturevalue("podman_image") if name == "podman" else None)
-    problems = [check for check in backend.preflight() if check.required and not check.ok]
-    if problems:
-        pytest.skip(f"no sandbox {name} on this machine: {problems[0].detail}")
-    found = _as_here(backend) if request.param == name else _as_user()
+    if request.param != name:
+        found = _as_user(name)
+    else:
+        fixture = {"podman": "podman_image", "docker": "docker_image"}.get(name)
+        backend = get_backend(name, image=request.getfixturevalue(fixture) if fixture else None)
+        problems = [check for check in backend.preflight() if check.required and not check.ok]
+        if problems:
+            pytest.skip(f"no sandbox {name} on this machine: {problems[0].detail}")
+        found = _as_here(backend)
     found.where = request.param
     return found
 

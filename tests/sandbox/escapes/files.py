@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
@@ -91,8 +92,14 @@ def root_of_init() -> str:
 @attempt("a file of the host's by its path, and by links and dots", "it is not there")
 def host_file() -> str:
     os.symlink(ORDERS["secret"], "to-host")
-    ways = (ORDERS["secret"], "to-host", "../" * 30 + ORDERS["secret"], "/etc/shadow", "/root/.ssh/id_rsa", "/etc/ssh")
-    return all_refused(*(lambda p=p: os.open(p, os.O_RDONLY) for p in ways))  # type: ignore[misc]
+
+    def shadow() -> None:
+        with open("/etc/shadow", "rb") as file:
+            if hashlib.sha256(file.read()).hexdigest() != ORDERS["shadow"]:
+                raise FileNotFoundError("an image's own, all of which is its user's with apptainer")
+
+    ways = (ORDERS["secret"], "to-host", "../" * 30 + ORDERS["secret"], "/root/.ssh/id_rsa", "/etc/ssh")
+    return all_refused(shadow, *(lambda p=p: os.open(p, os.O_RDONLY) for p in ways))  # type: ignore[misc]
 
 
 @attempt("other runs' directories", "they are not there")
