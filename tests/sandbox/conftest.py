@@ -145,7 +145,11 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 def _mounts(own: Path) -> set[str]:
     """What is mounted, but for what tests of other processes mount in directories of theirs."""
-    lines = [line for line in Path("/proc/self/mounts").read_text().splitlines() if "/containers/" not in line]
+    lines = [
+        line
+        for line in Path("/proc/self/mounts").read_text().splitlines()
+        if "/containers/" not in line and "/ptb-docker" not in line
+    ]
     return {line for line in lines if ("/pytest-of-" not in line and "/var/tmp/bt" not in line) or str(own) in line}
 
 
