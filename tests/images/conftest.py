@@ -26,8 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Put a program with the name of an engine on PATH. It keeps its arguments in a file, which is returned.
 
-    It stands where the real program needs a daemon or cannot be installed here (docker, apptainer); its answers have the
-    fields of real ones (`podman image inspect`, `docker image inspect`).
+    Its answers have the fields of real ones (`podman image inspect`, `docker image inspect`).
     """
 
     def make(
@@ -37,6 +36,9 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         folder.mkdir(exist_ok=True)
         log = tmp_path / f"{name}.log"
         lines = ["#!/bin/sh", f'printf "%s\\n" "$*" >>{shlex.quote(str(log))}']
+        if name == "docker":
+            refused = "the --mount option requires BuildKit"
+            lines.append(f'if [ "$1 $DOCKER_BUILDKIT" = "build " ]; then echo {refused} >&2; exit 1; fi')
         lines.append('if [ "$1 $2" = "image inspect" ]; then case "$3" in')
         for image, answer in (images or {}).items():
             lines.append(f"{shlex.quote(image)}) printf '%s' {shlex.quote(json.dumps([answer]))}; exit 0;;")

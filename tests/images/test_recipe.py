@@ -40,7 +40,8 @@ def test_command_line_of_podman_and_docker(tmp_path: Path, engine: str) -> None:
         "org.opencontainers.image.base.name": "docker.io/library/debian",
         "org.opencontainers.image.base.digest": "sha256:" + "ab" * 32,
     }
-    head = f"{engine} build --file {folder}/Containerfile --build-arg BASE={DIGEST} --build-arg RECIPE={recipe}"
+    program = {"docker": "env DOCKER_BUILDKIT=1 docker"}.get(engine, engine)
+    head = f"{program} build --file {folder}/Containerfile --build-arg BASE={DIGEST} --build-arg RECIPE={recipe}"
     middle = " ".join(f"--label {key}={value}" for key, value in labels.items())
     assert " ".join(argv) == f"{head} --network host --tag localhost/mine:1 {middle} --isolation chroot {folder}"
 

@@ -23,11 +23,13 @@ class Engine:
         name: of the engine and of its program.
         ask: arguments of a question that only a working engine answers.
         install: what to do where it is missing.
+        prefix: what the command line of a build starts with.
     """
 
     name: str
     ask: tuple[str, ...]
     install: str
+    prefix: tuple[str, ...] = ()
 
     def argv(self, *arguments: str) -> list[str]:
         """Its command line."""
@@ -60,6 +62,8 @@ ENGINES = {
             name="docker",
             ask=("version", "--format", "{{.Server.Version}}"),
             install="install Docker Engine or choose --engine podman",
+            # its older builder, the default before version 23 and without buildx, knows no --mount
+            prefix=("env", "DOCKER_BUILDKIT=1"),
         ),
         Engine(
             name="apptainer",
@@ -138,7 +142,7 @@ def build_argv(
         return engine.argv("build", *extra, str(Path(tag).absolute()), "image.def")
     named = [part for key, value in labels.items() for part in ("--label", f"{key}={value}")]
     # podman's default format (OCI) keeps all that we use
-    return engine.argv(
+    command = engine.argv(
         "build",
         "--file",
         str(folder / "Containerfile"),
@@ -154,3 +158,4 @@ def build_argv(
         *extra,
         str(folder),
     )
+    return [*engine.prefix, *command]
