@@ -75,8 +75,6 @@ def main(arguments: list[str] | None = None) -> Any:
         ptb.main(args=arguments, prog_name="ptb", standalone_mode=False)
     except PTBError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
     except click.Abort:
         _fail("interrupted", 130)
     except click.UsageError as error:

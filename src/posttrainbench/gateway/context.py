@@ -28,16 +28,18 @@ import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from posttrainbench.gateway.config import GatewayConfig, Secrets
 
 if TYPE_CHECKING:
     import aiohttp
 
+T = TypeVar("T")
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 # an agent can ask a million times; what it asks must not fill the results disk
 _LARGEST_LOG = 512 * 1024 * 1024
@@ -75,7 +77,7 @@ class Context:
         secrets: the real credentials; nothing of it may be logged (`log` and `clean` remove them by value).
         directory: `RUN/gateway`; the only place it writes to.
         tasks: background tasks; cancelled and awaited at the end. Add yours here so that they are not collected.
-        parts: what a part keeps for the life of the process, by its name (`web`, `grader`).
+        parts: what a part keeps for the life of the process, by its name; use `part`.
     """
 
     config: GatewayConfig
@@ -106,6 +108,17 @@ class Context:
                 max_field_size=2**16,
             )
         return self._session
+
+    def part(self, name: str, make: Callable[[Context], T]) -> T:
+        """What a part of the gateway (`web`, `grader`) keeps for the life of the process: made when it is first needed.
+
+        Raises:
+            PTBError: of `make`; it is tried again the next time.
+        """
+        if name not in self.parts:
+            self.parts[name] = make(self)
+        found: T = self.parts[name]
+        return found
 
     def clean(self, text: str) -> str:
         """`text` with every secret replaced by `[secret]`."""

@@ -32,6 +32,7 @@ from posttrainbench.gateway.context import say
 from posttrainbench.gateway.grading_config import GraderConfig
 from posttrainbench.gateway.grading_jobs import Job, Jobs, digest, job_id, settled, talk_to_grader
 from posttrainbench.gateway.grading_process import EXPLANATIONS, Graded, as_json, item_ids, score
+from posttrainbench.gateway.refusals import Refusals, Refused
 
 if TYPE_CHECKING:
     from posttrainbench.gateway.context import Context
@@ -40,26 +41,12 @@ _LONGEST_WAIT_S = 25.0
 _UPLOADS = 4
 _WAITING = 4
 _UPLOAD_IDLE_S = 60.0
-# Lines on refused submissions beyond this number are not written: the log is for reading, not for filling.
-_REFUSALS = 10_000
 _SUSPECTS = 20
-
-
-class Refused(Exception):
-    """A request that is not met."""
-
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message = status, kind, message
 
 
 async def handle(request: http.BaseRequest, context: Context) -> http.StreamResponse:
     """Serve one request below `/grader/`."""
-    service = context.parts.get("grader")
-    if service is None:
-        service = context.parts["grader"] = Service(context)
-    found: http.StreamResponse = await service.handle(request)
-    return found
+    return await context.part("grader", Service).handle(request)
 
 
 class Service:
@@ -79,7 +66,7 @@ class Service:
         self.changed = asyncio.Event()
         self.work = asyncio.Event()
         self.uploads = 0
-        self.refusals = 0
+        self.refusals = Refusals(context, "grader")
         self._ids: list[str] | None = None
         self._asking = asyncio.Lock()
         task = asyncio.get_running_loop().create_task(self._grade_all())
@@ -90,16 +77,7 @@ class Service:
         try:
             return await self._route(request)
         except Refused as refused:
-            self.refusals += 1
-            if self.refusals <= _REFUSALS:
-                self._log(
-                    "refused",
-                    reason=refused.kind,
-                    status=refused.status,
-                    message=refused.message,
-                    path=request.path[:200],
-                )
-            return _json({"error": {"kind": refused.kind, "message": refused.message}}, status=refused.status)
+            return self.refusals.answer(request, refused)
 
     async def _route(self, request: http.BaseRequest) -> http.StreamResponse:
         path = request.path.removeprefix("/grader/")

@@ -60,16 +60,13 @@ _QUIET = (
 
 async def handle(request: web.BaseRequest, context: Context) -> web.StreamResponse:
     """Serve one request below `/hub/`. Called only where `context.config.hub` is set."""
-    door = context.parts.get("hub")
-    if door is None:
-        try:
-            door = context.parts["hub"] = Door(context)
-        except PTBError as error:
-            # the harness has looked before the run; a policy file can vanish afterwards
-            context.log("hub", what="setup", allowed=False, rule="setup", error=str(error))
-            return refusal(503, "The door of the model hub is not set up in this run.")
-    answer: web.StreamResponse = await door.serve(request)
-    return answer
+    try:
+        door = context.part("hub", Door)
+    except PTBError as error:
+        # the harness has looked before the run; a policy file can vanish afterwards
+        context.log("hub", what="setup", allowed=False, rule="setup", error=str(error))
+        return refusal(503, "The door of the model hub is not set up in this run.")
+    return await door.serve(request)
 
 
 class Door:

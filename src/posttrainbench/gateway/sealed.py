@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web as http
 
 from posttrainbench.gateway.context import utc
+from posttrainbench.gateway.refusals import Refusals, Refused
 from posttrainbench.gateway.sealed_config import SealedConfig
 from posttrainbench.gateway.sealed_spool import Job, Spool
 
@@ -32,29 +33,15 @@ _LONGEST_WAIT_S = 25.0
 _LARGEST_BODY = 16_384
 _LONGEST_PATH = 4096
 _LOOK_S = 0.2
-# Lines on refused requests beyond this number are not written: the log is for reading, not for filling.
-_REFUSALS = 10_000
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _JOB = re.compile(r"call-[0-9]{4,6}")
 _NUMBERS = {"limit": 1_000_000, "max_tokens": 1_000_000, "batch_size": 4096}
 _TOLD = ("n", "strict", "paper", "truncated", "empty", "max_tokens", "items", "weights", "seconds")
 
 
-class Refused(Exception):
-    """A request that is not met."""
-
-    def __init__(self, status: int, kind: str, message: str, **fields: Any) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message, self.fields = status, kind, message, fields
-
-
 async def handle(request: http.BaseRequest, context: Context) -> http.StreamResponse:
     """Serve one request below `/sealed/`."""
-    service = context.parts.get("sealed")
-    if service is None:
-        service = context.parts["sealed"] = Service(context)
-    found: http.StreamResponse = await service.handle(request)
-    return found
+    return await context.part("sealed", Service).handle(request)
 
 
 class Service:
@@ -68,20 +55,15 @@ class Service:
         self.context = context
         self.config = SealedConfig.from_json(context.config.sealed or {})
         self.spool = Spool(context.directory)
-        self.refusals = 0
+        self.refusals = Refusals(context, "sealed-requests")
 
     async def handle(self, request: http.BaseRequest) -> http.StreamResponse:
         """Answer one request."""
         try:
             return await self._route(request)
         except Refused as refused:
-            self.refusals += 1
             # waiting for one's turn is no event
-            if refused.kind != "busy" and self.refusals <= _REFUSALS:
-                told = {"reason": refused.kind, "status": refused.status, "message": refused.message}
-                self.context.log("sealed-requests", event="refused", **told, path=request.path[:200])
-            error = {"kind": refused.kind, "message": refused.message, **refused.fields}
-            return http.json_response({"error": error}, status=refused.status)
+            return self.refusals.answer(request, refused, log=refused.kind != "busy")
 
     async def _route(self, request: http.BaseRequest) -> http.StreamResponse:
         path = request.path.removeprefix("/sealed/")

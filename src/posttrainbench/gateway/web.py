@@ -42,16 +42,14 @@ _MOST_PINNED = 1000
 
 async def handle(reader: StreamReader, writer: StreamWriter, context: Context) -> None:
     """Serve one connection from the sandbox; closes `writer`."""
-    door = context.parts.get("web")
-    if door is None:
-        try:
-            door = context.parts["web"] = Door(context)
-        except PTBError as error:
-            # the harness has looked before the run (`WebConfig.rules`); a policy file can vanish afterwards
-            context.log("web", allowed=False, rule="setup", error=str(error))
-            writer.write(refusal(Refused("setup", "The web proxy of this run is not set up.", status=503), policy=""))
-            await close(writer)
-            return
+    try:
+        door = context.part("web", Door)
+    except PTBError as error:
+        # the harness has looked before the run (`WebConfig.rules`); a policy file can vanish afterwards
+        context.log("web", allowed=False, rule="setup", error=str(error))
+        writer.write(refusal(Refused("setup", "The web proxy of this run is not set up.", status=503), policy=""))
+        await close(writer)
+        return
     await door.serve(reader, writer)
 
 

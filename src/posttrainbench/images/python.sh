@@ -17,9 +17,13 @@ for name in python python3; do ln -s "$(command -v python3)" "$home/bin/$name"; 
 python=$home/bin/python
 rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
 
+# not /tmp, which is the host's in Apptainer's builds
+work=$(mktemp -d "$home/work.XXXXXX")
+export TMPDIR="$work"
+
 # --no-deps: the lock is complete; wheels only: nothing that no hash covers runs or is fetched
-python3 -m venv /tmp/pip
-/tmp/pip/bin/python -m pip --python "$python" install --disable-pip-version-check --no-input --no-cache-dir \
+python3 -m venv "$work/pip"
+"$work/pip/bin/python" -m pip --python "$python" install --disable-pip-version-check --no-input --no-cache-dir \
   --root-user-action ignore --require-hashes --no-deps --only-binary :all: -r /ptb-build/requirements.lock
 cp /ptb-build/requirements.lock "$home/share/requirements.lock"
 
@@ -43,6 +47,6 @@ if [ -n "${HOME:-}" ]; then PATH="$HOME/.local/bin:$PATH"; fi
 export PATH
 END
 
-HOME=/tmp/check PYTHONDONTWRITEBYTECODE=1 "$python" /ptb-build/check.py
+HOME="$work/check" PYTHONDONTWRITEBYTECODE=1 "$python" /ptb-build/check.py
 chmod -R a+rX "$home" "$site"
-rm -rf /tmp/* /var/tmp/* /root/.cache
+rm -rf "$work"
