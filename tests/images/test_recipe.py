@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_both_engines_set_the_same_environment() -> None:
 def test_scripts_are_plain_sh(script: str) -> None:
     done = subprocess.run(["sh", "-n", str(HERE / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ["system.sh", "python.sh"])
+def test_scripts_leave_alone_what_is_the_hosts_in_builds_of_apptainer(script: str) -> None:
+    """Its builds see the host's /tmp and /var/tmp, writable."""
+    lines = [line for line in (HERE / script).read_text().splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if re.search(r"(^|[ \"=])(/var)?/tmp", line)]
+    assert all("$others" in line for line in lines if line.startswith("find /"))
 
 
 def _wheel(folder: Path, name: str) -> Path:

@@ -17,9 +17,10 @@ for name in python python3; do ln -s "$(command -v python3)" "$home/bin/$name"; 
 python=$home/bin/python
 rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
 
-# not /tmp, which is the host's in Apptainer's builds
-work=$(mktemp -d "$home/work.XXXXXX")
-export TMPDIR="$work"
+# nothing in /tmp, which is the host's in Apptainer's builds
+work=$home/work
+mkdir "$work"
+export TMPDIR="$work" HOME="$work"
 
 # --no-deps: the lock is complete; wheels only: nothing that no hash covers runs or is fetched
 python3 -m venv "$work/pip"
@@ -47,6 +48,6 @@ if [ -n "${HOME:-}" ]; then PATH="$HOME/.local/bin:$PATH"; fi
 export PATH
 END
 
-HOME="$work/check" PYTHONDONTWRITEBYTECODE=1 "$python" /ptb-build/check.py
+PYTHONDONTWRITEBYTECODE=1 "$python" /ptb-build/check.py
 chmod -R a+rX "$home" "$site"
 rm -rf "$work"

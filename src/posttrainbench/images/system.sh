@@ -26,5 +26,5 @@ dpkg-query -W -f '${Package} ${Version} ${Architecture}\n' >/opt/posttrainbench/
 others=$(awk '$5 != "/" {printf "-path %s -prune -o ", $5}' /proc/self/mountinfo)
 find / -xdev $others -type f -perm /6000 -exec chmod a-s {} +
 apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/*.log /root/.cache
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/debconf/*-old /var/log/apt /var/log/*.log
 : >/etc/machine-id
