@@ -55,6 +55,14 @@ def test_base_with_a_digest_is_taken_as_it_is(fake_engine: FakeEngine, home: Pat
     assert "pull" not in log.read_text() and f"BASE={PINNED} " in log.read_text()
 
 
+@pytest.mark.parametrize("base", ["nowhere.sif", "./nowhere", "oci-archive:nowhere.tar"])
+def test_base_file_that_is_not_there(fake_engine: FakeEngine, tmp_path: Path, base: str) -> None:
+    log = fake_engine("apptainer")
+    with pytest.raises(ConfigurationError, match=r"there is no base image /.*/nowhere"):
+        build(Order(kind="cpu", engine="apptainer", base=base, tag=str(tmp_path / "x.sif")))
+    assert "build" not in log.read_text()
+
+
 def test_failed_build_is_no_record(fake_engine: FakeEngine, home: Path) -> None:
     fake_engine("podman", images=IMAGES, fails="build", code=125)
     with pytest.raises(InfrastructureError, match=r"podman could not build the image \(status 125\)"):

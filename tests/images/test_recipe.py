@@ -116,10 +116,31 @@ From: {DIGEST}
     )
 
 
-def test_apptainer_can_build_on_a_file(tmp_path: Path) -> None:
-    _prepared(tmp_path / "context", engine="apptainer", base="/images/base.sif")
-    head = (tmp_path / "context" / "image.def").read_text().splitlines()[:2]
-    assert head == ["Bootstrap: localimage", "From: /images/base.sif"]
+@pytest.mark.parametrize(
+    ("base", "head"),
+    [
+        ("/images/base.sif", ["Bootstrap: localimage", "From: /images/base.sif"]),
+        ("/images/directory", ["Bootstrap: localimage", "From: /images/directory"]),
+        ("oci-archive:/a b/base.tar", ["Bootstrap: oci-archive", "From: /a b/base.tar"]),
+        ("docker-archive:/images/base.tar", ["Bootstrap: docker-archive", "From: /images/base.tar"]),
+        ("host:5000/debian:12", ["Bootstrap: docker", "From: host:5000/debian:12"]),
+    ],
+)
+def test_apptainer_can_build_on_a_file(tmp_path: Path, base: str, head: list[str]) -> None:
+    _prepared(tmp_path / "context", engine="apptainer", base=base)
+    assert (tmp_path / "context" / "image.def").read_text().splitlines()[:2] == head
+
+
+def test_a_base_that_is_a_file_is_known_by_name_and_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("base.tar").write_bytes(b"abc")
+    _prepared(tmp_path / "context", engine="apptainer", base="oci-archive:base.tar")
+    text = (tmp_path / "context" / "image.def").read_text()
+    assert f"From: {tmp_path}/base.tar\n" in text
+    # the FIPS 180 example
+    digest = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert f" org.posttrainbench.base base.tar@{digest}\n" in text
+    assert f" org.opencontainers.image.base.digest {digest}\n" in text
 
 
 def test_both_engines_set_the_same_environment() -> None:
@@ -205,6 +226,7 @@ def test_write_for_another_machine(ptb: Ptb, tmp_path: Path) -> None:
         ({"base": "a b"}, "--base 'a b' is not the name of an image"),
         ({"tag": "--privileged"}, "--tag '--privileged' is not the name"),
         ({"tag": "x@sha256:abc"}, "must not name a digest"),
+        ({"engine": "apptainer", "network": "none"}, "--network is not for it"),
     ],
 )
 def test_wrong_orders(order: dict[str, str], message: str) -> None:

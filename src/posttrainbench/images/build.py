@@ -17,7 +17,7 @@ from typing import Any
 from posttrainbench import __version__
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import read_json, write_json
-from posttrainbench.images.context import recipe_sha256, write_context, write_definition
+from posttrainbench.images.context import local_base, recipe_sha256, write_context, write_definition
 from posttrainbench.images.engines import Engine, build_argv, get_engine, tell
 from posttrainbench.images.identity import LABEL, PYTHON_INSIDE, Identity, identity
 from posttrainbench.images.kinds import Kind, get_kind
@@ -58,12 +58,14 @@ class Order:
         get_kind(self.kind)
         get_engine(self.engine)
         for what, name in (("base", self.base), ("tag", self.tag)):
-            if name is None or (self.engine == "apptainer" and (what == "tag" or name.endswith(".sif"))):
+            if name is None or (self.engine == "apptainer" and (what == "tag" or local_base(name))):
                 continue
             if not _REFERENCE.fullmatch(name):
                 raise ConfigurationError(f"--{what} {name!r} is not the name of an image")
         if self.tag is not None and "@" in self.tag:
             raise ConfigurationError(f"--tag {self.tag!r} must not name a digest: that is what the build finds out")
+        if self.engine == "apptainer" and self.network != "host":
+            raise ConfigurationError("apptainer builds in this machine's network: --network is not for it")
 
     @property
     def target(self) -> str:
@@ -105,10 +107,10 @@ def records() -> list[tuple[Path, dict[str, Any]]]:
 
 def labels(kind: Kind, *, base: str) -> dict[str, str]:
     """The labels of an image, by which back ends and `ptb image show` know it."""
-    name, _, digest = base.partition("@")
+    name, _, digest = base.partition("@sha256:")
     standard = {"org.opencontainers.image.base.name": name}
     if digest:
-        standard["org.opencontainers.image.base.digest"] = digest
+        standard["org.opencontainers.image.base.digest"] = f"sha256:{digest}"
     return {
         f"{LABEL}kind": kind.name,
         f"{LABEL}version": __version__,
@@ -134,8 +136,9 @@ def prepare(order: Order, folder: Path, *, base: str | None = None) -> list[str]
     kind = get_kind(order.kind)
     base = base or order.base or kind.base
     write_context(folder, kind, wheels=order.wheels, pip_config=order.pip_config, ca=order.ca)
-    named = labels(kind, base=base)
     engine = get_engine(order.engine)
+    local = local_base(base) if engine.name == "apptainer" else None
+    named = labels(kind, base=base if local is None else local.name)
     if engine.name == "apptainer":
         write_definition(folder, base=base, labels=named)
     return build_argv(
@@ -156,8 +159,12 @@ def pinned_base(engine: Engine, base: str) -> str:
     Raises:
         ConfigurationError: the engine cannot get it.
     """
-    if "@sha256:" in base or engine.name == "apptainer":
-        return base  # apptainer pulls by itself and tells no digest; name one
+    if engine.name == "apptainer":
+        if (local := local_base(base)) and not local.path.exists():
+            raise ConfigurationError(f"there is no base image {local.path}")
+        return base  # it pulls by itself and tells no digest; name one
+    if "@sha256:" in base:
+        return base
     said = tell(engine.argv("image", "inspect", base))
     if said is None:
         print(f"pulling {base}", file=sys.stderr)
@@ -199,7 +206,7 @@ def build(order: Order) -> Built:
         "registry_digests": list(image.registry_digests),
         "lock": image.lock,
         "recipe": image.recipe,
-        "base": base,
+        "base": image.base or base,
         "version": __version__,
         "size_bytes": image.size_bytes,
         "build_s": round(time.monotonic() - started, 1),

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from posttrainbench.errors import ConfigurationError
@@ -16,6 +17,7 @@ from posttrainbench.images.kinds import HERE, Kind
 
 SCRIPTS = ("Containerfile", "system.sh", "python.sh", "check.py")
 _INSIDE = "/ptb-build"
+_ARCHIVES = ("oci-archive", "docker-archive")
 
 
 def recipe_sha256(kind: Kind) -> str:
@@ -63,12 +65,35 @@ def write_context(
     (folder / "settings.sh").write_text("".join(f"{line}\n" for line in settings), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class LocalBase:
+    """A base of Apptainer's that lies on this machine: a .sif, a directory, or an archive as `podman save` makes it."""
+
+    bootstrap: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """For the record: the file's name, with its hash if it is here."""
+        return f"{self.path.name}@sha256:{sha256_file(self.path)}" if self.path.is_file() else self.path.name
+
+
+def local_base(base: str) -> LocalBase | None:
+    """The file or directory that a base of Apptainer's stands for; None for an image of a registry."""
+    kind, _, rest = base.partition(":")
+    if kind in _ARCHIVES:
+        return LocalBase(kind, Path(rest).absolute())
+    if base.endswith(".sif") or base.startswith((".", "/")):
+        return LocalBase("localimage", Path(base).absolute())
+    return None
+
+
 def write_definition(folder: Path, *, base: str, labels: Mapping[str, str]) -> Path:
     """Write the Apptainer definition that builds the same image from the directory of `write_context`.
 
     Args:
         folder: that directory.
-        base: image reference of a registry, or a local `.sif` file.
+        base: image of a registry, or as `local_base` knows them.
         labels: labels of the image.
 
     Raises:
@@ -77,12 +102,12 @@ def write_definition(folder: Path, *, base: str, labels: Mapping[str, str]) -> P
     for label in (base, *labels, *labels.values()):
         if "\n" in label or "{" in label:
             raise ConfigurationError(f"{label!r} cannot be written into an Apptainer definition")
-    local = base.endswith(".sif")
+    local = local_base(base)
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("Containerfile", "image.def"))
     text = (HERE / "apptainer.def").read_text(encoding="utf-8")
     filled = text.format(
-        bootstrap="localimage" if local else "docker",
-        base=str(Path(base).absolute()) if local else base,
+        bootstrap="docker" if local is None else local.bootstrap,
+        base=base if local is None else str(local.path),
         files="\n".join(f"    {name} {_INSIDE}/{name}" for name in names),
         labels="\n".join(f"    {key} {value}" for key, value in labels.items()),
     )
