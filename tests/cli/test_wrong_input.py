@@ -199,3 +199,15 @@ def test_no_bubblewrap(base_model: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "bubblewrap" in done.stderr and "install" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("--sandbox", "docker", "--image", "x"), ()])
+def test_doctor_of_a_machine_that_is_not_fit(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status says so, too: scripts ask."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *arguments])
+    assert ended.value.code == 2
+    assert "not installed" in capsys.readouterr().out
