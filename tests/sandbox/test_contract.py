@@ -12,6 +12,7 @@ import pytest
 import posttrainbench
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.sandbox import Backend, Spec, get_backend
+from posttrainbench.workspace import paths
 
 
 def test_output_and_status_come_back(run):
@@ -46,6 +47,19 @@ def test_no_host_path_and_no_secret_in_proc(run, monkeypatch, tmp_path):
     _, output = run("cat /proc/*/cmdline /proc/*/environ | tr '\\0' ' '", ro={"/data": tmp_path})
     assert "do-not-leak" not in output
     assert str(tmp_path) not in output
+
+
+def test_the_files_of_the_harness_are_there_beside_the_way_out(run, tmp_path):
+    """The clock reads one of them, CLIs get their settings from them; the sandbox must not put its own in their place."""
+    control = tmp_path / "control"
+    control.mkdir()
+    (control / "deadline").write_text("12345")
+    for path in (control, control / "deadline"):
+        path.chmod(0o755)
+    listeners = {8700: lambda listener: listener.close()}
+    script = f"cat {paths.DEADLINE}; echo x >{paths.DEADLINE}"
+    result, output = run(script, ro={paths.CONTROL: control}, listeners=listeners)
+    assert output.startswith("12345") and "Read-only file system" in output and result.returncode != 0
 
 
 def test_own_namespaces(run, agent):

@@ -44,7 +44,7 @@ def container(**fields: Any) -> Container:
         "sources": SOURCES,
         "limits": LIMITS,
         "gpus": (),
-        "command": ("/opt/p", "-I", "/run/ptb/container_inside.py"),
+        "command": ("/opt/p", "-I", "/run/ptb-door/container_inside.py"),
     }
     return Container(**{**given, **fields})
 
@@ -64,7 +64,7 @@ PODMAN = """
 --mount type=tmpfs,destination=/home,tmpfs-size=1073741824,chown=true,notmpcopyup
 --volume /s/binds/0:/data:ro --volume /s/binds/1:/w:rw
 --mount type=tmpfs,destination=/w/secret,tmpfs-size=4096,ro=true,notmpcopyup
---entrypoint /opt/p sha256:1234 -I /run/ptb/container_inside.py
+--entrypoint /opt/p sha256:1234 -I /run/ptb-door/container_inside.py
 """
 
 DOCKER = """
@@ -74,13 +74,13 @@ DOCKER = """
 --shm-size 1073741824 --memory 1073741824 --memory-swap 1073741824 --pids-limit 99
 --tmpfs /home:rw,exec,nosuid,nodev,size=1073741824,uid=1000,gid=1000,mode=0755
 --volume /s/binds/0:/data:ro --volume /s/binds/1:/w:rw --tmpfs /w/secret:ro,size=4096
---entrypoint /opt/p sha256:1234 -I /run/ptb/container_inside.py
+--entrypoint /opt/p sha256:1234 -I /run/ptb-door/container_inside.py
 """
 
 APPTAINER = """
 /usr/bin/x exec --containall --no-home --no-eval --no-init --no-mount hostfs,bind-paths,cwd,tmp --uts --hostname sandbox
 --net --network none --no-privs --no-nv --pwd / --bind /s/binds/3:/home:rw --bind /s/binds/0:/data:ro --bind /s/binds/1:/w:rw
---bind /s/binds/2:/w/secret:ro /images/ptb.sif /opt/p -I /run/ptb/container_inside.py
+--bind /s/binds/2:/w/secret:ro /images/ptb.sif /opt/p -I /run/ptb-door/container_inside.py
 """
 
 

@@ -19,7 +19,8 @@ from posttrainbench.sandbox.places import clear_places
 from posttrainbench.sandbox.spec import Spec
 from posttrainbench.scratch import Scratch
 
-DOOR = "/run/ptb"
+# Beside what runs bind at /run/ptb (workspace.paths.CONTROL), not over it.
+DOOR = "/run/ptb-door"
 _IN_MEMORY = ("/home", "/run", "/tmp", "/var/tmp")
 # Closed to others in most images; a source below it, such as an interpreter of root's, would be out of reach.
 _CLOSED = "/root"
