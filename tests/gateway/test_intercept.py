@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -689,6 +690,24 @@ def test_what_is_missing_is_said_before_a_run(tmp_path: Path, monkeypatch: pytes
         intercept_install.require()
     with pytest.raises(ConfigurationError, match=r"Python 3\.12"):
         intercept_install.install()
+
+
+def test_what_a_killed_installation_left_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python that is suitable by its own word, and makes no environment: killed at it, then refused."""
+    from posttrainbench.errors import InfrastructureError
+
+    monkeypatch.setenv("PTB_MITM_ENV", str(tmp_path / "doors" / "env"))
+    python = tmp_path / "python"
+    monkeypatch.setenv("PTB_MITM_PYTHON", str(python))
+    python.write_text('#!/bin/sh\n[ "$2" = -c ] && echo 3.12.1 && exit\necho here >"$4/part"; kill -9 $PPID\n')
+    python.chmod(0o755)
+    command = "from posttrainbench.gateway import intercept_install; intercept_install.install()"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == -9
+    assert [path.name for path in (tmp_path / "doors").rglob("*") if path.is_file()] == ["part"]
+    python.write_text('#!/bin/sh\n[ "$2" = -c ] && echo 3.12.1 && exit\nexit 1\n')
+    with pytest.raises(InfrastructureError, match="environment could not be made"):
+        intercept_install.install()
+    assert list((tmp_path / "doors").iterdir()) == []
 
 
 def test_memory_does_not_grow_with_what_comes_too_early(site: Site, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import read_json, remove_tree, user_cache, write_json
 from posttrainbench.gateway.intercept import PROGRAM
+from posttrainbench.scratch import Scratch
 
 LOCK = PROGRAM / "requirements.txt"
 OLDEST = (3, 12)
@@ -152,24 +152,23 @@ def install() -> Engine:
     target = place()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=target.parent))
-    except OSError as error:
+        draft = Scratch("install", parent=target.parent)
+    except (OSError, InfrastructureError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            f"{target.parent} cannot be written: {error.strerror}; choose another place with PTB_MITM_ENV"
+            f"{target.parent} cannot be written: {why}; choose another place with PTB_MITM_ENV"
         ) from None
-    try:
-        _run([str(python[0]), "-I", "-m", "venv", str(draft)], "the environment could not be made")
+    with draft as path:
+        _run([str(python[0]), "-I", "-m", "venv", str(path)], "the environment could not be made")
         pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--no-input", "-r", str(LOCK)]
-        _run([str(draft / "bin/python"), *pip], "pip could not install mitmproxy")
-        told = _run([str(draft / "bin/python"), "-I", str(PROGRAM), "--check"], "mitmproxy does not start here").strip()
+        _run([str(path / "bin/python"), *pip], "pip could not install mitmproxy")
+        told = _run([str(path / "bin/python"), "-I", str(PROGRAM), "--check"], "mitmproxy does not start here").strip()
         if told != version():
             raise InfrastructureError(f"mitmproxy {told} was installed in the place of {version()}", kind="install")
-        write_json(draft / _RECORD, {"version": told, "python": python[1]})
+        write_json(path / _RECORD, {"version": told, "python": python[1]})
         if installed() is None:
             remove_tree(target)
-            draft.rename(target)
-    finally:
-        remove_tree(draft)
+            path.rename(target)
     return require()
 
 
