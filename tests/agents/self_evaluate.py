@@ -1,4 +1,4 @@
-"""Submits the base model and scores it with evaluate.py, as a careful agent would."""
+"""Submits the base model, scores it with evaluate.py and looks at the clock, as a careful agent would."""
 
 import os
 import shutil
@@ -17,4 +17,5 @@ command = [
     "o.jsonl",
 ]
 done = subprocess.run(command, check=False)
-print("evaluate.py ended with", done.returncode)
+print("evaluate.py ended with", done.returncode, flush=True)
+subprocess.run(["bash", "timer.sh"], check=True)

@@ -356,46 +356,6 @@ def test_shared_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert not Path(report["items"][0]["path"]).exists()
 
 
-def engine(folder: Path, printed: str) -> None:
-    """A podman and a docker that print what the real ones do, and note what they are told to remove."""
-    folder.mkdir()
-    for name in ("podman", "docker"):
-        program = folder / name
-        program.write_text(
-            f"#!/bin/sh\nif [ $1 = ps ]; then echo {name} >>{folder}/asked; [ {name} = {printed} ] && "
-            f"cat {folder}/rows; exit 0; fi\necho {name} $* >>{folder}/told\n"
-        )
-        program.chmod(0o755)
-
-
-@pytest.mark.parametrize("name", ["podman", "docker"])
-def test_containers(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ended ones of dead harnesses; rows as podman 4.3 (an array) and docker (a line each) print them."""
-    monkeypatch.undo()
-    engine(tmp_path / "bin", name)
-    monkeypatch.setattr("posttrainbench.disk.machine.stale_groups", lambda: iter(()))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setenv("PTB_AGENTS_DIR", str(tmp_path / "agents"))
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    rows = [
-        ("aa", "created", 4199999),
-        ("bb", "exited", 4199998),
-        ("cc", "running", 4199997),
-        ("dd", "exited", os.getpid()),
-    ]
-    if name == "podman":
-        text = json.dumps([{"Id": i, "State": s, "Names": [f"ptb-{p}-00"]} for i, s, p in rows], indent=2)
-    else:
-        text = "".join(json.dumps({"ID": i, "State": s, "Names": f"ptb-{p}-00"}) + "\n" for i, s, p in rows)
-    (tmp_path / "bin/rows").write_text(text)
-    code, report = clean(capsys, "--results", tmp_path, "--what", "leftovers", "--yes")
-    assert code == 0, report
-    assert [row["path"] for row in report["items"]] == [f"{name}:aa", f"{name}:bb"]
-    assert (tmp_path / "bin/told").read_text().splitlines() == [f"{name} rm aa", f"{name} rm bb"]
-
-
 def test_named_targets_are_not_the_whole_machine(
     tmp_path: Path, own_machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

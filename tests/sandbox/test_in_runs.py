@@ -100,25 +100,22 @@ def test_an_image_that_brings_its_python():
 
 
 @pytest.mark.slow
-def test_whole_run_in_podman(ptb: Ptb, base_model: Path, podman_image: str, tmp_path: Path) -> None:
-    """The agent scores its submission inside, and the evaluation happens in the same image."""
-    command = [
-        "run",
-        "--sandbox",
-        "podman",
-        "--image",
-        podman_image,
-        "--agent",
-        f"scripted:{AGENTS / 'self_evaluate.py'}",
-    ]
+@pytest.mark.parametrize("sandbox", ["podman", "docker"])
+def test_whole_run_in_a_container(
+    ptb: Ptb, base_model: Path, sandbox: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The agent scores its submission and sees the clock inside, and the evaluation happens in the same image."""
+    image = request.getfixturevalue(f"{sandbox}_image")
+    command = ["run", "--sandbox", sandbox, "--image", image, "--agent", f"scripted:{AGENTS / 'self_evaluate.py'}"]
     more = ["--model", base_model, "--benchmark", "smoke-math", "--hours", "0.15", "--out", tmp_path / "results"]
     done = ptb(*command, *more, timeout=1200)
     assert done.returncode == 0, done.stderr
     run = Path(done.stdout.splitlines()[-1])
-    assert "evaluate.py ended with 0" in (run / "trace" / "raw.jsonl").read_text()
+    told = (run / "trace" / "raw.jsonl").read_text()
+    assert "evaluate.py ended with 0" in told and "Remaining time" in told
     assert json.loads((run / "result.json").read_text())["status"] == "scored"
     record = json.loads((run / "run.json").read_text())
-    assert record["sandbox"]["backend"] == "podman" and record["sandbox"]["image"] == podman_image
+    assert record["sandbox"]["backend"] == sandbox and record["sandbox"]["image"] == image
     assert record["sandbox"]["image_digest"].startswith("sha256:")
     assert all(check["ok"] for check in record["sandbox"]["checks"])
     assert record["stages"]["solve"]["survivors"] == 0
