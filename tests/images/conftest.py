@@ -43,9 +43,9 @@ def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
         for image, answer in (images or {}).items():
             lines.append(f"{shlex.quote(image)}) printf '%s' {shlex.quote(json.dumps([answer]))}; exit 0;;")
         lines.append("esac; exit 1; fi")
-        lines.append(f'if [ "$1" = inspect ]; then printf "%s" {shlex.quote(inspect)}; exit 0; fi')
         if fails:
             lines.append(f'if [ "$1" = {fails} ]; then echo it is broken >&2; exit {code or 1}; fi')
+        lines.append(f'if [ "$1" = inspect ]; then printf "%s" {shlex.quote(inspect)}; exit 0; fi')
         program = folder / name
         program.write_text("\n".join([*lines, "exit 0", ""]))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)

@@ -109,6 +109,13 @@ def test_identity_of_a_file(fake_engine: FakeEngine, tmp_path: Path) -> None:
         identity("apptainer", str(tmp_path / "y.sif"))
 
 
+def test_identity_of_a_file_that_is_no_image(fake_engine: FakeEngine, tmp_path: Path) -> None:
+    fake_engine("apptainer", fails="inspect")
+    (tmp_path / "x.sif").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"x\.sif is no image that apptainer on this machine can read"):
+        identity("apptainer", str(tmp_path / "x.sif"))
+
+
 def test_answer_that_is_no_json(fake_engine: FakeEngine, tmp_path: Path) -> None:
     fake_engine("apptainer", inspect="INFO: hello")
     (tmp_path / "x.sif").write_bytes(b"")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrainbench.files import read_json, write_json
+from posttrainbench.errors import ConfigurationError
+from posttrainbench.files import read_json, sha256_file, write_json
 from posttrainbench.leaderboard import aggregate, as_text
 from posttrainbench.pipeline import context as contexts
 from posttrainbench.pipeline.run_dir import RunDirectory
@@ -26,6 +27,19 @@ def test_later_stages_use_the_image_by_its_digest(
     write_json(tmp_path / "run.json", {"format": 1, "sandbox": sandbox})
     monkeypatch.setattr(contexts, "get_backend", lambda name, *, image: (name, image))
     assert contexts.Context(RunDirectory(tmp_path)).backend == (backend, asked)
+
+
+def test_a_file_that_was_replaced_is_not_used(tmp_path: Path) -> None:
+    image = tmp_path / "x.sif"
+    image.write_bytes(b"another one")
+    sandbox = {"backend": "apptainer", "image": str(image), "image_digest": DIGEST}
+    write_json(tmp_path / "run.json", {"format": 1, "sandbox": sandbox})
+    with pytest.raises(ConfigurationError, match=r"x\.sif is not the image that the run began with.*ptb resume"):
+        _ = contexts.Context(RunDirectory(tmp_path)).backend
+    write_json(
+        tmp_path / "run.json", {"format": 1, "sandbox": {**sandbox, "image_digest": f"sha256:{sha256_file(image)}"}}
+    )
+    assert contexts.Context(RunDirectory(tmp_path)).backend.name == "apptainer"
 
 
 def _with_lock(results: Path, name: str, lock: str | None, **more: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -78,7 +79,7 @@ DOCKER = """
 """
 
 APPTAINER = """
-/usr/bin/x exec --containall --no-home --no-eval --no-init --no-mount hostfs,bind-paths,cwd,tmp --uts --hostname sandbox
+/usr/bin/x --quiet exec --containall --no-home --no-eval --no-init --no-mount hostfs,bind-paths,cwd,tmp --uts --hostname sandbox
 --net --network none --no-privs --no-nv --pwd / --bind /s/binds/3:/home:rw --bind /s/binds/0:/data:ro --bind /s/binds/1:/w:rw
 --bind /s/binds/2:/w/secret:ro /images/ptb.sif /opt/p -I /run/ptb-door/container_inside.py
 """
@@ -108,10 +109,10 @@ def test_options_exist_where_the_program_is_here(backend: ContainerBackend) -> N
     if shutil.which(backend.program) is None:
         pytest.skip(f"{backend.program} is not installed")
     found = backend.argv(container(gpus=(0,)))
-    asked = [backend.program, "exec" if backend.name == "apptainer" else "run", "--help"]
-    known = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    options = {word.split("=")[0] for word in found if word.startswith("--")}
-    assert {option for option in options if f"{option} " not in known and f"{option}=" not in known} == set()
+    command = "exec" if backend.name == "apptainer" else "run"
+    known = subprocess.run([backend.program, command, "--help"], capture_output=True, text=True, check=True).stdout
+    options = {word.split("=")[0] for word in found[found.index(command) :] if word.startswith("--")}
+    assert {option for option in options if not re.search(rf"{option}\b", known)} == set()
 
 
 def pairs(found: list[str]) -> set[tuple[str, str]]:
@@ -154,13 +155,30 @@ def test_apptainer_joins_our_control_groups_before_it_starts(tmp_path):
     argv = Apptainer("/i").argv(container(engine=engine, joins=[str(group) for group in groups]))
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert [group.read_text() for group in groups] == ["0\n", "0\n"]
-    assert said.startswith("exec --containall")
+    assert said.startswith("--quiet exec --containall")
 
 
 def test_apptainer_is_not_for_root(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(InfrastructureError, match="ordinary user"):
         Apptainer("/i")._facts("/usr/bin/apptainer")
+
+
+def test_files_that_are_no_images_for_apptainer(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 1001)
+    program(tmp_path, "apptainer", {"--version": "apptainer version 1.4.5"})
+    (tmp_path / "x.sif").touch()
+    for image, words in (
+        (
+            tmp_path / "x.sif",
+            r"x\.sif is no image for this machine: apptainer inspect --json failed \(Error: no such thing\)$",
+        ),
+        (tmp_path, "is a directory: make a file of it, .*: apptainer build X.sif"),
+        (tmp_path / "gone.sif", "there is no image .*gone.sif"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            Apptainer(str(image)).runtime()
 
 
 def program(folder: Path, name: str, answers: dict[str, Any]) -> None:

@@ -70,6 +70,13 @@ def test_files_in_memory_count(run, either, place):
     assert "fits" not in output or result.reason == "memory"
 
 
+def test_files_in_dev_count(run, either):
+    """64 MB that are the user's own in apptainer."""
+    script = "head -c 60M /dev/zero >/dev/big || echo refused; sleep 4; echo fits"
+    result, output = run(script, on=either, limits=Limits(wall_s=20, memory_bytes=50 << 20))
+    assert "refused" in output or result.reason == "memory"
+
+
 def test_process_limit(run, either):
     limits = Limits(wall_s=20, processes=50)
     result, output = run(on=either, argv=["/usr/bin/python3", "-Sc", FORKS], limits=limits)

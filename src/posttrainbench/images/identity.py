@@ -79,9 +79,9 @@ def _of_file(program: Engine, image: str) -> Identity:
     if not path.is_file():
         raise ConfigurationError(f"there is no image file {image}")
     said = tell(program.argv("inspect", "--json", image))
-    labels: dict[str, str] = {}
-    if said is not None:
-        labels = said.get("data", {}).get("attributes", {}).get("labels") or {}
+    if said is None:
+        raise ConfigurationError(f"{image} is no image that apptainer on this machine can read")
+    labels: dict[str, str] = said.get("data", {}).get("attributes", {}).get("labels") or {}
     return _identity(digest=f"sha256:{sha256_file(path)}", registry=(), labels=labels, size=path.stat().st_size)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from posttrainbench import catalog
 from posttrainbench.catalog import BaseModel, Benchmark
 from posttrainbench.errors import ConfigurationError
+from posttrainbench.files import sha256_file
 from posttrainbench.pipeline.progress import Progress, Silent
 from posttrainbench.pipeline.run_dir import RunDirectory
 from posttrainbench.pipeline.spec import RunSpec
@@ -99,9 +100,19 @@ class Context:
 
     @cached_property
     def backend(self) -> Backend:
-        """The sandbox that the run was prepared for, with the very image: its name may stand for another one by now."""
+        """The sandbox that the run was prepared for, with the very image: its name may stand for another one by now.
+
+        Raises:
+            ConfigurationError: an image that is a file was replaced.
+        """
         sandbox = self.record["sandbox"]
         image = sandbox.get("image")
-        if sandbox.get("image_digest") and sandbox["backend"] in ("podman", "docker"):
-            image = sandbox["image_digest"]  # apptainer's is a file, which has only its path
+        if digest := sandbox.get("image_digest"):
+            if sandbox["backend"] in ("podman", "docker"):
+                image = digest
+            elif Path(image).is_file() and f"sha256:{sha256_file(Path(image))}" != digest:
+                raise ConfigurationError(
+                    f"{image} is not the image that the run began with; put the one with {digest} back and "
+                    f"`ptb resume {self.run.path}`"
+                )
         return get_backend(sandbox["backend"], image=image)

@@ -58,10 +58,17 @@ class Apptainer(ContainerBackend):
             raise ConfigurationError(
                 f"there is no image {image}: build it with `ptb image build`, or apptainer pull {image} ..."
             )
+        if path.is_dir():
+            raise ConfigurationError(
+                f"{image} is a directory: make a file of it, which a run can name by hash: apptainer build X.sif {image}"
+            )
         try:
-            labels = self.ask_json("inspect", "--json", "--labels", str(path.absolute()))["data"]["attributes"][
-                "labels"
-            ]
+            said = self.ask_json("inspect", "--json", "--labels", str(path.absolute()))
+            labels = said["data"]["attributes"]["labels"]
+        except InfrastructureError as error:
+            raise ConfigurationError(
+                f"{image} is no image for this machine: {str(error).removesuffix(f': {self.install}')}"
+            ) from None
         except (KeyError, TypeError):
             labels = {}
         # a name for messages; what the record keeps is the hash of the file
@@ -70,7 +77,7 @@ class Apptainer(ContainerBackend):
 
     def argv(self, container: Container) -> list[str]:
         """`apptainer exec`, behind a shell that joins the control groups."""
-        argv = [container.engine.path, "exec", "--containall", "--no-home", "--no-eval", "--no-init"]
+        argv = [container.engine.path, "--quiet", "exec", "--containall", "--no-home", "--no-eval", "--no-init"]
         argv += ["--no-mount", "hostfs,bind-paths,cwd,tmp", "--uts", "--hostname", "sandbox"]
         argv += ["--net", "--network", "none", "--no-privs"]
         argv += ["--nv"] if container.gpus else ["--no-nv"]

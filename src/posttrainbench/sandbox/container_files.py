@@ -53,8 +53,8 @@ class Layout:
 
     @property
     def in_memory(self) -> list[str]:
-        """Writable places that count as memory."""
-        return ["/dev/shm", *(mount.target for mount in self.mounts if mount.source is None and mount.writable)]
+        """Writable places that count as memory. With apptainer /dev itself is the user's."""
+        return ["/dev", "/dev/shm", *(mount.target for mount in self.mounts if mount.source is None and mount.writable)]
 
 
 def arrange(

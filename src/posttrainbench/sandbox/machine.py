@@ -57,11 +57,11 @@ def userns_fix() -> str:
 def machine_checks(backend: Backend) -> list[Check]:
     """What the machine offers beyond the necessary. Starts nothing but nvidia-smi where it exists."""
     has = backend.capabilities()
-    cgroup_fix = "start the harness with: systemd-run --user --scope -p Delegate=yes ptb ..."
     groups = has.memory_limit.startswith("cgroup")
     own = backend.name == "bubblewrap"
-    if not own:
-        cgroup_fix = "use control groups of version 2 with systemd, or run the engine as root"
+    cgroup_fix = "use control groups of version 2 with systemd, or run the engine as root"
+    if own or backend.name == "apptainer":  # they join groups that we make
+        cgroup_fix = "start the harness with: systemd-run --user --scope -p Delegate=yes ptb ..."
     free = shutil.disk_usage(tempfile.gettempdir()).free
     memory = _memory_available()
     return [
