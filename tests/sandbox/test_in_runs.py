@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_refused_before_anything_is_there(base_model, tmp_path):
     with pytest.raises(ConfigurationError, match="network of its own"):
         prepare(spec(base_model), results=tmp_path / "out", backend=backend)  # type: ignore[arg-type]
     assert list(tmp_path.rglob("run.json")) == []
+
+
+def test_an_interpreter_without_the_name_python_is_refused(base_model, tmp_path, monkeypatch):
+    """The prompt says `python evaluate.py`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python3"))
+    with pytest.raises(ConfigurationError, match=r"no `python`.* in .*/bin: run ptb from a virtual environment$"):
+        prepare(spec(base_model), results=tmp_path / "out")
 
 
 @pytest.mark.parametrize(

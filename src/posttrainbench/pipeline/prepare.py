@@ -27,6 +27,7 @@ from posttrainbench.pipeline.models import ResolvedModel, resolve
 from posttrainbench.pipeline.run_dir import FORMAT, RunDirectory, now
 from posttrainbench.pipeline.spec import RunSpec
 from posttrainbench.sandbox import Backend, Capabilities, get_backend
+from posttrainbench.sandbox.machine import python_check
 from posttrainbench.sandbox.probes import probe
 from posttrainbench.scaffolds import BACKGROUND_NOTE, Agent, launch, parse_agent, scaffold_of
 from posttrainbench.scratch import Scratch
@@ -124,6 +125,17 @@ def check_sandbox(backend: Backend) -> list[dict[str, Any]]:
             f"the sandbox is not safe on this machine: {first.name}: {first.detail}{fix}{more}", kind="sandbox"
         )
     return [asdict(check) for check in checks]
+
+
+def check_python(backend: Backend) -> None:
+    """See that agents will find the Python that they are told of.
+
+    Raises:
+        ConfigurationError: they will not.
+    """
+    check = python_check(backend)
+    if not check.ok:
+        raise ConfigurationError(f"{check.detail}: {check.fix}")
 
 
 def check_capabilities(spec: RunSpec, backend: Backend, gpus: Sequence[int]) -> Capabilities:
@@ -266,6 +278,7 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     quota.check(spec.disk_quota, sandbox=spec.sandbox, disk_gib=spec.disk_gib, results=results)
     backend = backend or get_backend(spec.sandbox, image=spec.image)
     capabilities = asdict(check_capabilities(spec, backend, gpus))
+    check_python(backend)
     checks = check_sandbox(backend)
     image = None if spec.image is None else images.identity(backend.name, spec.image)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def userns_fix() -> str:
     return "allow user namespaces for this user; in a container, start it with --security-opt seccomp=unconfined"
 
 
+def python_check(backend: Backend) -> Check:
+    """Agents are told to start `python`, which an interpreter of Debian's does not have beside it."""
+    runtime = backend.runtime()
+    bound = Path(runtime.executable)  # an image that brings its Python has both names
+    fine = runtime.executable != sys.executable or bound.with_name("python").exists()
+    return Check(
+        name="python",
+        ok=fine,
+        detail=runtime.executable
+        if fine
+        else f"there is no `python`, which agents are told to start, in {bound.parent}",
+        fix="" if fine else "run ptb from a virtual environment",
+    )
+
+
 def machine_checks(backend: Backend) -> list[Check]:
     """What the machine offers beyond the necessary. Starts nothing but nvidia-smi where it exists."""
     has = backend.capabilities()
@@ -65,6 +81,7 @@ def machine_checks(backend: Backend) -> list[Check]:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     memory = _memory_available()
     return [
+        python_check(backend),
         Check(
             name="memory limit",
             ok=groups,
