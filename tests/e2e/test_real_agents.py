@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from posttrainbench.errors import ConfigurationError
+from tests.sandbox.conftest import lab
 from tests.support.agent_runs import AGENTS, KEYS, Finished, solved, upstreams, whole
 from tests.support.model_server import ModelServer, Script
 
@@ -61,14 +62,16 @@ SCRIPT = Script.of(
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest, agents_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Finished:
+    agent, _, sandbox = request.param.partition(" in ")
+    place = {"sandbox": sandbox, "image": lab()} if sandbox else {}
     with ModelServer(SCRIPT) as server:
         upstreams(server, monkeypatch)
-        finished = whole(AGENTS[request.param], "ptb-tiny-base", tmp_path, hours=0.5)
+        finished = whole(AGENTS[agent], "ptb-tiny-base", tmp_path, hours=0.5, **place)
         finished.requests = list(server.requests)
         return finished
 
 
-@pytest.mark.parametrize("run", AGENTS, indirect=True)
+@pytest.mark.parametrize("run", [*AGENTS, "claude-code in podman"], indirect=True)
 def test_from_the_prompt_to_the_score(run: Finished) -> None:
     result = run.result
     assert (result["status"], result["verdict"], result["ending"]) == ("scored", "clean", "finished"), run.trace[-3000:]
