@@ -1,6 +1,7 @@
 """How fast files come through the doors of the gateway, against the same download without one, in the same run.
 
-    python benchmarks/doors.py [--sizes 1,16,256,1024] [--streams 1,4] [--rounds 3] [--starts 20] [--podman-image IMAGE]
+    python benchmarks/doors.py [--sizes 1,16,256,1024] [--streams 1,4] [--rounds 3] [--starts 20]
+                               [--podman-image IMAGE] [--docker-image IMAGE]
 
 The server is a process of this script on loopback, with TLS; the client is curl (`--http1.1` and `--http2`). The peer is the
 same curl against the same server, on the host: a sandbox has no way out but a door. Both take turns in every round, and the
@@ -351,7 +352,7 @@ def hub(directory: Path, crt: str, port: int, options: argparse.Namespace) -> No
 def starts(options: argparse.Namespace) -> None:
     """Start and stop of each back end."""
     print(f"\nstart and stop around /bin/true, ms (n={options.starts})")
-    for name, image in (("bubblewrap", None), ("podman", options.podman_image)):
+    for name, image in (("bubblewrap", None), ("podman", options.podman_image), ("docker", options.docker_image)):
         try:
             backend = get_backend(name, image=image)
             problem = next((f"{check.name}: {check.detail}" for check in backend.preflight() if not check.ok), None)
@@ -392,6 +393,7 @@ def main() -> None:
     parser.add_argument("--doors", type=lambda text: text.split(","), default=["web", "intercept", "hub"])
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--podman-image")
+    parser.add_argument("--docker-image")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; best of {options.rounds} rounds in turns")
     if options.doors != ["none"]:
