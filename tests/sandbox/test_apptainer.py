@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
 import pytest
 
-from tests.sandbox.suites import ALL, FAST, script, suite
+from tests.conftest import AGENTS
+from tests.sandbox.suites import ALL, FAST, PYTHON, place_of_a_user, script, suite
 
 
 def test_the_core_of_the_contract() -> None:
@@ -16,3 +25,48 @@ def test_the_core_of_the_contract() -> None:
 def test_all_of_it() -> None:
     path, image = script("apptainer_lab.sh")
     assert "passed" in suite(ALL, "apptainer", image, path=path)
+
+
+def _environment(place: Path) -> Path:
+    """A virtual environment with the packages of this one; gives its Python."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", place / "venv"], check=True)
+    (packages,) = (place / "venv" / "lib").glob("python*/site-packages")
+    if packages.parent.name != f"python{sys.version_info[0]}.{sys.version_info[1]}":
+        pytest.skip(f"{PYTHON} is not of the version that has the packages")
+    try:
+        shutil.copytree(sysconfig.get_paths()["purelib"], packages, copy_function=os.link, dirs_exist_ok=True)
+    except shutil.Error:
+        pytest.skip(f"the packages are not on the disk that {place} is on")
+    return place / "venv" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_whole_run() -> None:
+    """The agent scores its submission inside; and a model has the score that it has in bubblewrap."""
+    path, image = script("apptainer_lab.sh")
+    with place_of_a_user() as (start, place):
+        python = _environment(place)
+        results = place / "results"
+        ptb = [*start, f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin", f"TMPDIR={place}", python, "-m", "posttrainbench"]
+
+        def call(*words: str | Path) -> str:
+            done = subprocess.run([*ptb, *words], cwd=place, capture_output=True, text=True, timeout=900, check=False)
+            if "Permission denied" in done.stderr and not results.exists():
+                pytest.skip(f"an ordinary user cannot read the packages: {done.stderr.splitlines()[-1]}")
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
+
+        agent = f"scripted:{AGENTS / 'self_evaluate.py'}"
+        given = ["--model", "ptb-tiny-base", "--benchmark", "smoke-math", "--hours", "0.15", "--out", results]
+        run = Path(call("run", "--sandbox", "apptainer", "--image", image, "--agent", agent, *given).splitlines()[-1])
+        assert "evaluate.py ended with 0" in (run / "trace" / "raw.jsonl").read_text()
+        record, result = (json.loads((run / name).read_text()) for name in ("run.json", "result.json"))
+        assert result["status"] == "scored" and record["stages"]["solve"]["survivors"] == 0
+        assert record["sandbox"]["image"] == image and record["sandbox"]["image_digest"].startswith("sha256:")
+        scores = []
+        for sandbox in (["apptainer", "--image", image], ["bubblewrap"]):
+            file = place / f"{sandbox[0]}.json"
+            asked = ["ptb-tiny-instruct", "--benchmark", "smoke-math", "--limit", "40", "--json-output-file", file]
+            call("evaluate", *asked, "--out", results, "--sandbox", *sandbox)
+            scores.append(json.loads(file.read_text())["strict"])
+        assert scores[0] == scores[1] and scores[0]["accuracy"] > 0.5
