@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,6 +70,19 @@ def place_of_a_user() -> Iterator[tuple[list[str], Path]]:
         yield start, place
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def environment_of_a_user(place: Path) -> Path:
+    """A virtual environment with the packages of this one; gives its Python."""
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", place / "venv"], check=True)
+    (packages,) = (place / "venv" / "lib").glob("python*/site-packages")
+    if packages.parent.name != f"python{sys.version_info[0]}.{sys.version_info[1]}":
+        pytest.skip(f"{PYTHON} is not of the version that has the packages")
+    try:
+        shutil.copytree(sysconfig.get_paths()["purelib"], packages, copy_function=os.link, dirs_exist_ok=True)
+    except shutil.Error:
+        pytest.skip(f"the packages are not on the disk that {place} is on")
+    return place / "venv" / "bin" / "python"
 
 
 def suite(tests: Sequence[str], sandbox: str, image: str, *, path: str = "") -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import AGENTS
-from tests.sandbox.suites import ALL, FAST, PYTHON, place_of_a_user, script, suite
+from tests.sandbox.suites import ALL, FAST, environment_of_a_user, place_of_a_user, script, suite
 
 
 def test_the_core_of_the_contract() -> None:
@@ -27,25 +23,12 @@ def test_all_of_it() -> None:
     assert "passed" in suite(ALL, "apptainer", image, path=path)
 
 
-def _environment(place: Path) -> Path:
-    """A virtual environment with the packages of this one; gives its Python."""
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", place / "venv"], check=True)
-    (packages,) = (place / "venv" / "lib").glob("python*/site-packages")
-    if packages.parent.name != f"python{sys.version_info[0]}.{sys.version_info[1]}":
-        pytest.skip(f"{PYTHON} is not of the version that has the packages")
-    try:
-        shutil.copytree(sysconfig.get_paths()["purelib"], packages, copy_function=os.link, dirs_exist_ok=True)
-    except shutil.Error:
-        pytest.skip(f"the packages are not on the disk that {place} is on")
-    return place / "venv" / "bin" / "python"
-
-
 @pytest.mark.slow
 def test_a_whole_run() -> None:
     """The agent scores its submission inside; and a model has the score that it has in bubblewrap."""
     path, image = script("apptainer_lab.sh")
     with place_of_a_user() as (start, place):
-        python = _environment(place)
+        python = environment_of_a_user(place)
         results = place / "results"
         ptb = [*start, f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin", f"TMPDIR={place}", python, "-m", "posttrainbench"]
 
