@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -21,6 +22,46 @@ def test_the_core_of_the_contract() -> None:
 def test_all_of_it() -> None:
     path, image = script("apptainer_lab.sh")
     assert "passed" in suite(ALL, "apptainer", image, path=path)
+
+
+ODD = """Bootstrap: localimage
+From: {base}
+
+%post
+    cp /usr/bin/id /usr/bin/sid && chmod 4755 /usr/bin/sid
+    mkdir -p /usr/else/run /usr/else/home /usr/else/opt
+    rm -rf /run /home /opt
+    ln -s /usr/else/run /run
+    ln -s usr/else/home /home
+    ln -s /usr/else/opt /opt
+
+%environment
+    export LEAK=from-image PATH=/from-image HOME=/from-image PYTHONHOME=/from-image
+"""
+
+
+@pytest.mark.slow
+def test_an_image_with_links_for_mount_points_and_variables_of_its_own() -> None:
+    path, image = script("apptainer_lab.sh")
+    with place_of_a_user() as (start, place):
+        (place / "odd.def").write_text(ODD.format(base=image))
+        build = [
+            *start,
+            f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin",
+            f"TMPDIR={place}",
+            "apptainer",
+            "build",
+            "odd.sif",
+        ]
+        done = subprocess.run([*build, "odd.def"], cwd=place, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"this user builds no images: {done.stderr.splitlines()[-1]}")
+        odd = (place / "odd.sif").rename(place.with_name(f"odd-{os.getpid()}.sif"))
+    try:
+        tests = [*FAST, "test_contract.py", "test_caches.py", "test_probes.py::test_sound_sandbox"]
+        assert "passed" in suite(tests, "apptainer", str(odd), path=path)
+    finally:
+        odd.unlink()
 
 
 @pytest.mark.slow
