@@ -245,6 +245,8 @@ def test_an_image_that_is_not_there(tmp_path, monkeypatch):
     for backend in (Podman("gone"), Docker("gone")):
         with pytest.raises(ConfigurationError, match=r"no image gone.*ptb image build"):
             backend.runtime()
+    with pytest.raises(ConfigurationError, match=r"docker no longer has the image sha256:12ab.*`docker load`"):
+        Docker("sha256:12ab").runtime()
 
 
 def test_a_labelled_image_brings_its_python(tmp_path, monkeypatch):

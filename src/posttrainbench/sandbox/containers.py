@@ -95,6 +95,17 @@ class ContainerBackend(ABC):
     def forget(self, name: str) -> None:
         """Make the engine remove a container, in whatever state; raises nothing."""
 
+    def missing(self, image: str) -> ConfigurationError:
+        """What to do about an image that the engine does not have."""
+        if image.startswith("sha256:"):  # as a run recorded it; no registry is asked by that
+            return ConfigurationError(
+                f"{self.program} no longer has the image {image[:19]} of this run: load it again (`{self.program} load`)"
+            )
+        return ConfigurationError(
+            f"{self.program} has no image {image} for this user: build it with `ptb image build`, "
+            f"or {self.program} pull {image}"
+        )
+
     def tell(self, *arguments: str) -> None:
         """Give the engine an order whose failure changes nothing; raises nothing."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend, limit_options
 
@@ -41,9 +41,7 @@ class Docker(ContainerBackend):
         try:
             (said,) = self.ask_json("image", "inspect", image)
         except InfrastructureError:
-            raise ConfigurationError(
-                f"docker has no image {image}: build it with `ptb image build`, or docker pull {image}"
-            ) from None
+            raise self.missing(image) from None
         config = said.get("Config") or {}
         return Image(id=said["Id"], labels=config.get("Labels") or {}, volumes=tuple(config.get("Volumes") or ()))
 

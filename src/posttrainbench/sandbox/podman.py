@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from posttrainbench.errors import ConfigurationError, InfrastructureError
+from posttrainbench.errors import InfrastructureError
 from posttrainbench.sandbox.container_facts import Container, Engine, Image
 from posttrainbench.sandbox.container_files import User
 from posttrainbench.sandbox.containers import RUN_LABEL, ContainerBackend, limit_options
@@ -80,14 +80,12 @@ class Podman(ContainerBackend):
         except InfrastructureError as error:
             if "not installed" in str(error):
                 raise
-            raise ConfigurationError(
-                f"podman has no image {image} for this user: build it with `ptb image build`, or podman pull {image}"
-            ) from None
+            raise self.missing(image) from None
         config = said.get("Config") or {}
         return Image(id=said["Id"], labels=config.get("Labels") or {}, volumes=tuple(config.get("Volumes") or ()))
 
     def argv(self, container: Container) -> list[str]:
-        """`podman run`; golden-tested and run."""
+        """`podman run`."""
         user = container.user
         argv = [container.engine.path, *container.engine.options, "run", "--rm", "--name", container.name]
         argv += ["--label", f"{RUN_LABEL}={container.name}"]
