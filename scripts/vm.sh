@@ -98,7 +98,7 @@ qemu-system-x86_64 -machine q35 "${accel[@]}" -smp 2 -m 5G -display none -monito
   -drive "file=$place/disk.img,format=raw,if=virtio,cache=unsafe" -virtfs "$(share checkout "$here"),readonly=on" \
   -virtfs "$(share order "$place/order"),readonly=on" -virtfs "$(share out "$place/out")" </dev/null &
 qemu=$!
-trap 'kill $qemu 2>/dev/null' EXIT
+trap 'kill $qemu 2>/dev/null || true' EXIT
 tail --pid=$qemu -n +1 -f "$place/out/said"
 wait $qemu || true
 [ -s "$place/out/status" ] || fail "it ended without a status; see $place/console"
