@@ -278,8 +278,8 @@ def prepare(spec: RunSpec, *, results: Path, group: str = "adhoc", backend: Back
     quota.check(spec.disk_quota, sandbox=spec.sandbox, disk_gib=spec.disk_gib, results=results)
     backend = backend or get_backend(spec.sandbox, image=spec.image)
     capabilities = asdict(check_capabilities(spec, backend, gpus))
-    check_python(backend)
     checks = check_sandbox(backend)
+    check_python(backend)
     image = None if spec.image is None else images.identity(backend.name, spec.image)
 
     started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
