@@ -129,11 +129,13 @@ def test_harness_killed(backend, work, tmp_path):
 def _vanishes(backend: ContainerBackend, harness: int) -> bool:
     """Whether the engine's record of a dead harness's container goes; of apptainer, which has none, its own processes."""
     if backend.name == "apptainer":
-        asked = ["pgrep", "-u", str(os.geteuid()), "-f", "squashfuse|Apptainer runtime"]
+        asked, none = ["pgrep", "-u", str(os.geteuid()), "-f", "squashfuse|Apptainer runtime"], 1
     else:
-        asked = [backend.program, "ps", "--all", "--quiet", "--filter", f"name=ptb-{harness}-"]
+        asked, none = [backend.program, "ps", "--all", "--quiet", "--filter", f"name=ptb-{harness}-"], 0
     for _ in range(300):
-        if subprocess.run(asked, capture_output=True, text=True, check=False).stdout == "":
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, none), done.stderr
+        if done.stdout == "":
             return True
         time.sleep(0.1)
     return False
