@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from posttrainbench.errors import InfrastructureError
+from posttrainbench.errors import ConfigurationError, InfrastructureError
 
 _PREFIX = "ptb-scratch-"
 _NEW = ".ptb-scratch-"
@@ -94,6 +94,27 @@ class Scratch:
     ) -> None:
         """Remove it."""
         self.close()
+
+
+def draft_beside(target: Path, *, within: str = "", variable: str) -> Scratch:
+    """A directory beside `target`, to be renamed to it when it is complete; what killed installations left there is removed.
+
+    Args:
+        target: what is installed.
+        within: words that say what the directory around it is.
+        variable: the one that names another place.
+
+    Raises:
+        ConfigurationError: the directory around it cannot be written.
+    """
+    parent = target.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return Scratch("install", parent=parent)
+    except (OSError, InfrastructureError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        named = f"{within} {parent}".strip()
+        raise ConfigurationError(f"{named} cannot be written: {why}; choose another place with {variable}") from None
 
 
 def dead(base: Path | None = None) -> Iterator[Path]:

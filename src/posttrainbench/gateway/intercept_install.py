@@ -23,7 +23,7 @@ from pathlib import Path
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import read_json, remove_tree, user_cache, write_json
 from posttrainbench.gateway.intercept import PROGRAM
-from posttrainbench.scratch import Scratch
+from posttrainbench.scratch import draft_beside
 
 LOCK = PROGRAM / "requirements.txt"
 OLDEST = (3, 12)
@@ -150,25 +150,17 @@ def install() -> Engine:
             "Install one (`apt-get install python3.12-venv` or `uv python install 3.12`) or name it in PTB_MITM_PYTHON"
         )
     target = place()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Scratch("install", parent=target.parent)
-    except (OSError, InfrastructureError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(
-            f"{target.parent} cannot be written: {why}; choose another place with PTB_MITM_ENV"
-        ) from None
-    with draft as path:
-        _run([str(python[0]), "-I", "-m", "venv", str(path)], "the environment could not be made")
+    with draft_beside(target, variable="PTB_MITM_ENV") as draft:
+        _run([str(python[0]), "-I", "-m", "venv", str(draft)], "the environment could not be made")
         pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--no-input", "-r", str(LOCK)]
-        _run([str(path / "bin/python"), *pip], "pip could not install mitmproxy")
-        told = _run([str(path / "bin/python"), "-I", str(PROGRAM), "--check"], "mitmproxy does not start here").strip()
+        _run([str(draft / "bin/python"), *pip], "pip could not install mitmproxy")
+        told = _run([str(draft / "bin/python"), "-I", str(PROGRAM), "--check"], "mitmproxy does not start here").strip()
         if told != version():
             raise InfrastructureError(f"mitmproxy {told} was installed in the place of {version()}", kind="install")
-        write_json(path / _RECORD, {"version": told, "python": python[1]})
+        write_json(draft / _RECORD, {"version": told, "python": python[1]})
         if installed() is None:
             remove_tree(target)
-            path.rename(target)
+            draft.rename(target)
     return require()
 
 

@@ -25,7 +25,7 @@ from posttrainbench import catalog
 from posttrainbench.errors import ConfigurationError, InfrastructureError
 from posttrainbench.files import fsync_directory, read_json, remove_tree, user_cache, write_json
 from posttrainbench.scaffolds.base import INSTALLATION, Installation
-from posttrainbench.scratch import Scratch
+from posttrainbench.scratch import Scratch, draft_beside
 
 _RECORD = "installation.json"
 _NPM_S = 900
@@ -147,21 +147,6 @@ def _modern() -> bool:
 
 
 @contextlib.contextmanager
-def _draft(scaffold: catalog.Scaffold) -> Iterator[Path]:
-    parent = place(scaffold).parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        draft = Scratch("install", parent=parent)
-    except (OSError, InfrastructureError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(
-            f"the cache of agent CLIs {parent} cannot be written: {why}; choose another with PTB_AGENTS_DIR"
-        ) from None
-    with draft as path:
-        yield path
-
-
-@contextlib.contextmanager
 def _alone(parent: Path) -> Iterator[None]:
     """Wait until no other process installs this CLI: it could take away what runs already use."""
     descriptor = os.open(parent / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -183,7 +168,9 @@ def install(name: str) -> Installation:
         return found
     scaffold = entry(name)
     package, version = pinned(scaffold)
-    with _draft(scaffold) as draft, _alone(draft.parent):
+    target = place(scaffold)
+    beside = draft_beside(target, within="the cache of agent CLIs", variable="PTB_AGENTS_DIR")
+    with beside as draft, _alone(target.parent):
         if (found := installed(name)) is not None:
             return found  # by whoever held the lock before
         _npm(draft, packages(scaffold))
@@ -198,7 +185,6 @@ def install(name: str) -> Installation:
         }
         write_json(draft / _RECORD, record)
         _readable(draft)
-        target = place(scaffold)
         remove_tree(target)
         draft.rename(target)
         fsync_directory(target.parent)
