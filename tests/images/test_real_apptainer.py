@@ -18,7 +18,7 @@ import pytest
 
 from posttrainbench.files import read_json
 from posttrainbench.images import KINDS
-from tests.sandbox.suites import environment_of_a_user, place_of_a_user, script
+from tests.sandbox.suites import apptainer, environment_of_a_user, place_of_a_user
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,16 +30,16 @@ pytestmark = [
 
 
 def test_build_and_run() -> None:
-    path, lab_image = script("apptainer_lab.sh")
+    path, lab_image = apptainer()
     base = os.environ.get("PTB_TEST_BASE", lab_image)
     options = []
     if wheels := os.environ.get("PTB_TEST_WHEELS"):
         options += ["--wheels", wheels]
     if ca := os.environ.get("PTB_TEST_CA"):
         options += ["--ca", ca]
-    with place_of_a_user() as (start, place):
+    with place_of_a_user(path) as (start, place):
         python = environment_of_a_user(place)
-        ptb = [*start, f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin", f"TMPDIR={place}", python, "-m", "posttrainbench"]
+        ptb = [*start, python, "-m", "posttrainbench"]
 
         def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
             done = subprocess.run([*ptb, *words], cwd=place, capture_output=True, text=True, timeout=1800, check=False)

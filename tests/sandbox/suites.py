@@ -19,6 +19,7 @@ from tests.sandbox.conftest import ROOT, lab
 
 # An ordinary user's interpreter: the one that runs these tests may lie where only root can go.
 PYTHON = "/usr/bin/python3"
+SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
 FAST = (
     "test_contract.py::test_output_and_status_come_back",
     "test_contract.py::test_own_namespaces",
@@ -43,6 +44,12 @@ ALL = (
 )
 
 
+def apptainer() -> tuple[str, str]:
+    """The variable PATH with apptainer in it, and its image; skips where there is none."""
+    programs, image = script("apptainer_lab.sh")
+    return f"{programs}:{SYSTEM}", image
+
+
 def script(name: str, *what: str) -> list[str]:
     """The words that a script of scripts/ prints; skips where it cannot do its work."""
     if os.environ.get("PTB_TEST_IMAGE"):
@@ -58,8 +65,12 @@ def script(name: str, *what: str) -> list[str]:
 
 
 @contextmanager
-def place_of_a_user() -> Iterator[tuple[list[str], Path]]:
-    """A command's beginning that runs it as the user of scripts/podman_lab.sh, and a short path that is theirs."""
+def place_of_a_user(path: str = SYSTEM) -> Iterator[tuple[list[str], Path]]:
+    """A command's beginning that runs it as the user of scripts/podman_lab.sh, and a short path that is theirs, with TMPDIR.
+
+    Args:
+        path: the variable PATH of the command.
+    """
     if os.geteuid() != 0:
         pytest.skip("all other tests ran as an ordinary user already")
     user = lab("user")
@@ -68,6 +79,7 @@ def place_of_a_user() -> Iterator[tuple[list[str], Path]]:
     home = Path(pwd.getpwnam(user).pw_dir)
     place = home / f"t{os.getpid()}"  # sockets' paths must be short
     start = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "env", "-i", f"HOME={home}"]
+    start += [f"PATH={path}", f"TMPDIR={place}"]
     place.mkdir()
     try:
         shutil.chown(place, user, user)
@@ -89,25 +101,15 @@ def environment_of_a_user(place: Path) -> Path:
     return place / "venv" / "bin" / "python"
 
 
-def suite(tests: Sequence[str], sandbox: str, image: str, *, path: str = "") -> str:
+def suite(tests: Sequence[str], sandbox: str, image: str, *, path: str = SYSTEM) -> str:
     """Run tests of this directory as an ordinary user; gives pytest's last line."""
-    with place_of_a_user() as (start, place):
+    with place_of_a_user(path) as (start, place):
         copy = place.with_name(f"tests-{os.getpid()}")  # pytest wants it outside of its own directories
-        temporary = place / "tmp"
-        temporary.mkdir()
-        shutil.chown(temporary, place.owner(), place.group())
         packages = f"{Path(posttrainbench.__file__).parent.parent}:{sysconfig.get_paths()['purelib']}"
-        env = {
-            "PATH": f"{path}:/usr/sbin:/usr/bin:/sbin:/bin".lstrip(":"),
-            "TMPDIR": str(temporary),
-            "PYTHONPATH": packages,
-        }
         try:
             shutil.copytree(Path(__file__).parent, copy / "tests" / "sandbox")
             (copy / "tests" / "__init__.py").touch()
-            return run(
-                [*start, *(f"{key}={value}" for key, value in env.items())], copy, temporary, tests, sandbox, image
-            )
+            return run([*start, f"PYTHONPATH={packages}"], copy, place, tests, sandbox, image)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import AGENTS
-from tests.sandbox.suites import ALL, FAST, environment_of_a_user, place_of_a_user, script, suite
+from tests.sandbox.suites import ALL, FAST, apptainer, environment_of_a_user, place_of_a_user, suite
 
 
 def test_the_core_of_the_contract() -> None:
-    path, image = script("apptainer_lab.sh")
+    path, image = apptainer()
     assert "passed" in suite(FAST, "apptainer", image, path=path)
 
 
 @pytest.mark.slow
 def test_all_of_it() -> None:
-    path, image = script("apptainer_lab.sh")
+    path, image = apptainer()
     assert "passed" in suite(ALL, "apptainer", image, path=path)
 
 
@@ -42,18 +42,11 @@ From: {base}
 
 @pytest.mark.slow
 def test_an_image_with_links_for_mount_points_and_variables_of_its_own() -> None:
-    path, image = script("apptainer_lab.sh")
-    with place_of_a_user() as (start, place):
+    path, image = apptainer()
+    with place_of_a_user(path) as (start, place):
         (place / "odd.def").write_text(ODD.format(base=image))
-        build = [
-            *start,
-            f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin",
-            f"TMPDIR={place}",
-            "apptainer",
-            "build",
-            "odd.sif",
-        ]
-        done = subprocess.run([*build, "odd.def"], cwd=place, capture_output=True, text=True, timeout=600, check=False)
+        build = [*start, "apptainer", "build", "odd.sif", "odd.def"]
+        done = subprocess.run(build, cwd=place, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode != 0:
             pytest.skip(f"this user builds no images: {done.stderr.splitlines()[-1]}")
         odd = (place / "odd.sif").rename(place.with_name(f"odd-{os.getpid()}.sif"))
@@ -67,11 +60,11 @@ def test_an_image_with_links_for_mount_points_and_variables_of_its_own() -> None
 @pytest.mark.slow
 def test_a_whole_run() -> None:
     """The agent scores its submission inside; and a model has the score that it has in bubblewrap."""
-    path, image = script("apptainer_lab.sh")
-    with place_of_a_user() as (start, place):
+    path, image = apptainer()
+    with place_of_a_user(path) as (start, place):
         python = environment_of_a_user(place)
         results = place / "results"
-        ptb = [*start, f"PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin", f"TMPDIR={place}", python, "-m", "posttrainbench"]
+        ptb = [*start, python, "-m", "posttrainbench"]
 
         def call(*words: str | Path) -> str:
             done = subprocess.run([*ptb, *words], cwd=place, capture_output=True, text=True, timeout=900, check=False)

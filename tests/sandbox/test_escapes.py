@@ -97,9 +97,9 @@ def _as_user(sandbox: str) -> Tried:
     """The harness as an ordinary user, who owns what it binds: the usual case on a researcher's machine."""
     if os.geteuid() != 0:
         pytest.skip("it is one already")
-    path, image, uid, home = "", "", UID, "/"
+    path, image, uid, home = suites.SYSTEM, "", UID, "/"
     if sandbox == "apptainer":  # wants a user with an account
-        path, image = suites.script("apptainer_lab.sh")
+        path, image = suites.apptainer()
         account = pwd.getpwnam(lab("user"))
         uid, home = account.pw_uid, account.pw_dir
     source = Path(posttrainbench.__file__).parent.parent
@@ -112,8 +112,7 @@ def _as_user(sandbox: str) -> Tried:
             (base / name).mkdir()
             os.chown(base / name, uid, uid)
         command = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "env", "-i", f"HOME={home}"]
-        command += [f"PATH={path}:/usr/bin:/bin:/usr/sbin".replace("=:", "="), f"PYTHONPATH={source}"]
-        command += [f"TMPDIR={base}/tmp", PYTHON]
+        command += [f"PATH={path}", f"PYTHONPATH={source}", f"TMPDIR={base}/tmp", PYTHON]
         check = "import sys, posttrainbench.sandbox; raise SystemExit(sys.version_info < (3, 11))"
         if subprocess.run([*command, "-c", check], capture_output=True, check=False).returncode != 0:
             pytest.skip(f"{PYTHON} is too old, or an ordinary user cannot read {source}")
