@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import stat
 from collections.abc import Callable
@@ -12,6 +13,23 @@ from typing import Any
 import pytest
 
 FakeEngine = Callable[..., Path]
+REAL_BUILD = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        not os.environ.get("PTB_TEST_IMAGE_BUILD"), reason="builds an image of 3 GB; set PTB_TEST_IMAGE_BUILD=1"
+    ),
+]
+
+
+def build_options() -> list[str]:
+    """Options of `ptb image build` that this machine needs; see test_real.py."""
+    options = []
+    if wheels := os.environ.get("PTB_TEST_WHEELS"):
+        options += ["--wheels", wheels]
+    if ca := os.environ.get("PTB_TEST_CA"):
+        options += ["--ca", ca]
+    return options
 
 
 @pytest.fixture

@@ -23,15 +23,10 @@ import pytest
 from posttrainbench.files import read_json
 from posttrainbench.images import KINDS
 from tests.conftest import Ptb
+from tests.images.conftest import REAL_BUILD, build_options
 from tests.sandbox.conftest import docker_image, podman_image  # noqa: F401 - fixtures
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        not os.environ.get("PTB_TEST_IMAGE_BUILD"), reason="builds an image of 3 GB; set PTB_TEST_IMAGE_BUILD=1"
-    ),
-]
+pytestmark = REAL_BUILD
 
 
 # no cached layers: the test is of the build
@@ -73,12 +68,7 @@ def base(engine: str, request: pytest.FixtureRequest) -> Iterator[str]:
 def test_build_and_run(ptb: Ptb, engine: str, base: str, tmp_path: Path) -> None:
     image = f"localhost/ptb-test-{secrets.token_hex(4)}:1"
     env = {"XDG_DATA_HOME": str(tmp_path / "share")}
-    options = []
-    if wheels := os.environ.get("PTB_TEST_WHEELS"):
-        options += ["--wheels", wheels]
-    if ca := os.environ.get("PTB_TEST_CA"):
-        options += ["--ca", ca]
-    build = ["image", "build", "--kind", "cpu", "--engine", engine, "--base", base, "--tag", image, *options]
+    build = ["image", "build", "--kind", "cpu", "--engine", engine, "--base", base, "--tag", image, *build_options()]
     try:
         made = ptb(*build, "--", FRESH[engine], env=env, timeout=1800)
         if "buildx component is missing" in made.stderr:

@@ -14,29 +14,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from posttrainbench.files import read_json
 from posttrainbench.images import KINDS
+from tests.images.conftest import REAL_BUILD, build_options
 from tests.sandbox.suites import apptainer, environment_of_a_user, place_of_a_user
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        not os.environ.get("PTB_TEST_IMAGE_BUILD"), reason="builds an image of 3 GB; set PTB_TEST_IMAGE_BUILD=1"
-    ),
-]
+pytestmark = REAL_BUILD
 
 
 def test_build_and_run() -> None:
     path, lab_image = apptainer()
     base = os.environ.get("PTB_TEST_BASE", lab_image)
-    options = []
-    if wheels := os.environ.get("PTB_TEST_WHEELS"):
-        options += ["--wheels", wheels]
-    if ca := os.environ.get("PTB_TEST_CA"):
-        options += ["--ca", ca]
     with place_of_a_user(path) as (start, place):
         python = environment_of_a_user(place)
         ptb = [*start, python, "-m", "posttrainbench"]
@@ -53,7 +41,7 @@ def test_build_and_run() -> None:
         program.chmod(0o4755)
         image = place / "cpu.sif"
         made = call(
-            "image", "build", "--kind", "cpu", "--engine", "apptainer", "--base", base, "--tag", image, *options
+            "image", "build", "--kind", "cpu", "--engine", "apptainer", "--base", base, "--tag", image, *build_options()
         )
         assert program.stat().st_mode & 0o7777 == 0o4755
         assert "check: Python 3.11" in made.stderr
